@@ -1,0 +1,7 @@
+//! Millstream runs stateful stream jobs inside your process, on one machine, with the semantics of Apache Flink's
+//! TaskManager and the latency of a hand-written loop.
+
+#[cfg(target_endian = "big")]
+compile_error!("segments and checkpoints are little-endian in memory: big-endian targets are not supported");
+
+pub mod memory;
