@@ -4,4 +4,10 @@
 #[cfg(target_endian = "big")]
 compile_error!("segments and checkpoints are little-endian in memory: big-endian targets are not supported");
 
+pub mod checkpoint;
+pub mod io;
 pub mod memory;
+pub mod record;
+pub mod slot;
+pub mod state;
+pub mod time;

@@ -18,7 +18,11 @@ impl Buffer {
     /// Asserts that `capacity_bytes` is at most 1 MiB.
     pub fn take(arena: &Arena, who: &'static str, capacity_bytes: usize) -> Result<Self, MemoryError> {
         let size = BlockSize::holding(capacity_bytes);
-        assert!(size.is_some(), "a buffer holds at most {} bytes, {who} asked for {capacity_bytes}", BlockSize::M1.bytes());
+        assert!(
+            size.is_some(),
+            "a buffer holds at most {} bytes, {who} asked for {capacity_bytes}",
+            BlockSize::M1.bytes()
+        );
         Ok(Self { block: arena.take(who, size.unwrap_or(BlockSize::M1))?, len: 0 })
     }
 

@@ -1,0 +1,181 @@
+//! How do bytes reach the disk? Operations are submitted, completions are asked for; nothing here blocks but `wait`.
+//!
+//! Here: the `Io` trait and its operations, and the drivers behind it: the slot's own io_uring (`uring`), a helper
+//! thread (`blocking`), a simulated disk (`sim_disk`). Not here: what is written where (`checkpoint`, `sink`, `source`).
+//!
+//! Architecture invariant: only this folder knows tokio-uring.
+
+use crate::memory::Buffer;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// An open file of one `Io`; meaningless to any other `Io`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileId(pub u32);
+
+/// Names one submitted operation until its completion was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct IoToken(pub u64);
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// Existing, for reading.
+    Read,
+    /// Existing, for reading and writing.
+    ReadWrite,
+    /// New (fails with `AlreadyExists` otherwise), for reading and writing.
+    CreateNew,
+    /// Created when missing, kept when there, for reading and writing.
+    Create,
+}
+
+/// One operation. Paths are absolute or relative to the working directory; offsets and lengths are bytes.
+#[derive(Debug)]
+pub enum IoOp {
+    /// Opens a file. `direct` asks for O_DIRECT and falls back to buffered where the file system refuses it;
+    /// offsets, lengths and addresses of a direct file must then be multiples of 4 KiB.
+    Open {
+        /// Which file.
+        path: PathBuf,
+        /// How.
+        mode: OpenMode,
+        /// Whether to bypass the page cache where possible.
+        direct: bool,
+    },
+    /// Reads up to `len` bytes at `offset` into `into` (from its start; its length becomes what was read). Shorter only at the end of the file.
+    Read {
+        /// Which file.
+        file: FileId,
+        /// Where in the file.
+        offset: u64,
+        /// How many bytes, at most the capacity of `into`.
+        len: usize,
+        /// Where to.
+        into: Buffer,
+    },
+    /// Writes all the data of `from` at `offset`; short writes, EINTR and EAGAIN are continued inside.
+    Write {
+        /// Which file.
+        file: FileId,
+        /// Where in the file.
+        offset: u64,
+        /// What.
+        from: Buffer,
+    },
+    /// Extends a file to `len_bytes` of allocated space, if it is shorter (fallocate where supported).
+    Allocate {
+        /// Which file.
+        file: FileId,
+        /// The length to have at least.
+        len_bytes: u64,
+    },
+    /// Cuts a file to `len_bytes`.
+    Truncate {
+        /// Which file.
+        file: FileId,
+        /// The new length.
+        len_bytes: u64,
+    },
+    /// fdatasync. After an error the file's contents must never be trusted again (the error is not repeated by the kernel).
+    SyncData {
+        /// Which file.
+        file: FileId,
+    },
+    /// The length of an open file.
+    FileLen {
+        /// Which file.
+        file: FileId,
+    },
+    /// Closes a file.
+    Close {
+        /// Which file.
+        file: FileId,
+    },
+    /// fsync of a directory: makes creations, renames and removals in it durable.
+    SyncDir {
+        /// Which directory.
+        path: PathBuf,
+    },
+    /// Renames, replacing what is there.
+    Rename {
+        /// From.
+        from: PathBuf,
+        /// To.
+        to: PathBuf,
+    },
+    /// Removes a file.
+    Remove {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// Creates a directory and its missing parents; no error when it is there.
+    CreateDirAll {
+        /// Which directory.
+        path: PathBuf,
+    },
+    /// The names in a directory, sorted.
+    List {
+        /// Which directory.
+        path: PathBuf,
+    },
+}
+
+/// What a completed operation gives back.
+#[derive(Debug)]
+pub enum IoOutput {
+    /// The opened file.
+    File(FileId),
+    /// The buffer of a read (filled) or a write (as it was given).
+    Buffer(Buffer),
+    /// The length of a file in bytes.
+    Len(u64),
+    /// The names in a directory, sorted, without `.` and `..`.
+    Names(Vec<String>),
+    /// Nothing but success.
+    Done,
+}
+
+/// An operation that failed: what, on which file, and the operating system's reason.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot {action} \"{path}\": {reason}")]
+pub struct IoError {
+    /// The verb: `open`, `read`, `write`, `sync`, ...
+    pub action: &'static str,
+    /// Which file or directory.
+    pub path: PathBuf,
+    /// The kind, to decide what to do.
+    pub kind: std::io::ErrorKind,
+    /// The operating system's words, with errno where there is one.
+    pub reason: String,
+}
+
+/// The disk as a step machine sees it. One `Io` belongs to one thread.
+pub trait Io {
+    /// Starts an operation; never blocks, never fails: failures are completions.
+    fn submit(&mut self, op: IoOp) -> IoToken;
+
+    /// The completion of `token`, once; `None` while it is under way.
+    fn take(&mut self, token: IoToken) -> Option<Result<IoOutput, IoError>>;
+
+    /// How many operations are submitted and not yet taken... or still under way.
+    fn in_flight(&self) -> usize;
+
+    /// Lets submitted operations make progress without waiting for any (a few microseconds at most).
+    fn drive(&mut self);
+
+    /// Waits until an operation completes, the slot's doorbell rings, or `at_most` is over. Returns early at any time.
+    fn wait(&mut self, at_most: Duration);
+
+    /// Runs one operation to its end, waiting for it: for start-up, restore and offline tools, never for a run loop.
+    fn complete(&mut self, op: IoOp) -> Result<IoOutput, IoError> {
+        let token = self.submit(op);
+        loop {
+            self.drive();
+            if let Some(result) = self.take(token) {
+                return result;
+            }
+            self.wait(Duration::from_millis(10));
+        }
+    }
+}
