@@ -6,6 +6,12 @@ compile_error!("segments and checkpoints are little-endian in memory: big-endian
 
 pub mod checkpoint;
 pub mod io;
+extern crate self as millstream;
+
+pub use bytemuck;
+pub use millstream_derive::Record;
+pub use rkyv;
+
 pub mod memory;
 pub mod record;
 pub mod slot;

@@ -1,1 +1,137 @@
 //! The derive macro of millstream's records.
+//!
+//! `#[derive(Record)]` on a `#[repr(C)]` struct of plain numbers makes it a fixed-size record; with `#[record(archived)]`, beside
+//! rkyv's own derives, an archived one. What cannot work is refused with a message that says what to change.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{format_ident, quote};
+use syn::{Data, DeriveInput, Error, Fields, Result, parse_macro_input};
+
+/// Makes a struct a record. See the crate `millstream`, module `record`.
+#[proc_macro_derive(Record, attributes(record))]
+pub fn derive_record(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    let input = parse_macro_input!(input as DeriveInput);
+    expand(&input).unwrap_or_else(Error::into_compile_error).into()
+}
+
+fn expand(input: &DeriveInput) -> Result<TokenStream> {
+    if !input.generics.params.is_empty() {
+        return Err(Error::new_spanned(
+            &input.generics,
+            "a record cannot be generic: its layout is written into checkpoints",
+        ));
+    }
+    match is_archived(input)? {
+        true => Ok(archived(input)),
+        false => fixed(input),
+    }
+}
+
+fn is_archived(input: &DeriveInput) -> Result<bool> {
+    let mut archived = false;
+    for attribute in input.attrs.iter().filter(|a| a.path().is_ident("record")) {
+        attribute.parse_nested_meta(|meta| match meta.path.is_ident("archived") {
+            true => {
+                archived = true;
+                Ok(())
+            }
+            false => Err(meta.error("the only option is `#[record(archived)]`")),
+        })?;
+    }
+    Ok(archived)
+}
+
+fn fixed(input: &DeriveInput) -> Result<TokenStream> {
+    let name = &input.ident;
+    let Data::Struct(data) = &input.data else {
+        return Err(Error::new_spanned(
+            name,
+            "a fixed-size record is a struct (an enum has invalid bit patterns): use `#[record(archived)]` with rkyv's derives",
+        ));
+    };
+    if !has_repr_c(input)? {
+        return Err(Error::new(
+            Span::call_site(),
+            format!("`{name}` needs `#[repr(C)]`: the layout of a fixed-size record is part of every checkpoint"),
+        ));
+    }
+    let types: Vec<_> = match &data.fields {
+        Fields::Named(fields) => fields.named.iter().map(|field| &field.ty).collect(),
+        Fields::Unnamed(fields) => fields.unnamed.iter().map(|field| &field.ty).collect(),
+        Fields::Unit => Vec::new(),
+    };
+    let padding = format!(
+        "`{name}` has padding bytes: order its fields from the largest to the smallest, or fill the gap with a `_pad: [u8; N]` field"
+    );
+    Ok(quote! {
+        const _: () = {
+            #(::millstream::record::assert_fixed_field::<#types>();)*
+            assert!(::core::mem::size_of::<#name>() == 0 #(+ ::core::mem::size_of::<#types>())*, #padding);
+        };
+
+        // SAFETY: `repr(C)`, every field is plain old data, and the sum of the fields is the size of the struct, so there is no padding.
+        #[allow(unsafe_code)]
+        unsafe impl ::millstream::bytemuck::Zeroable for #name {}
+        // SAFETY: as above.
+        #[allow(unsafe_code)]
+        unsafe impl ::millstream::bytemuck::Pod for #name {}
+    })
+}
+
+fn has_repr_c(input: &DeriveInput) -> Result<bool> {
+    let mut found = false;
+    for attribute in input.attrs.iter().filter(|a| a.path().is_ident("repr")) {
+        attribute.parse_nested_meta(|meta| {
+            found |= meta.path.is_ident("C");
+            Ok(())
+        })?;
+    }
+    Ok(found)
+}
+
+fn archived(input: &DeriveInput) -> TokenStream {
+    let name = &input.ident;
+    let view = format_ident!("Archived{name}");
+    quote! {
+        impl ::millstream::record::Record for #name {
+            type View = #view;
+
+            fn shape(_: ::core::option::Option<usize>) -> ::millstream::record::RecordShape {
+                ::millstream::record::RecordShape::Sized
+            }
+
+            fn with_bytes<R>(
+                &self,
+                scratch: &mut ::millstream::record::Scratch,
+                write: impl FnOnce(&[u8]) -> R,
+            ) -> ::core::result::Result<R, ::millstream::record::RecordError> {
+                ::millstream::record::archived::with_bytes(self, scratch, write)
+            }
+
+            fn view(bytes: &[u8]) -> ::core::result::Result<&#view, ::millstream::record::RecordError> {
+                ::millstream::record::archived::view(bytes)
+            }
+        }
+
+        impl ::millstream::record::Record for #view {
+            type View = #view;
+
+            fn shape(_: ::core::option::Option<usize>) -> ::millstream::record::RecordShape {
+                ::millstream::record::RecordShape::Sized
+            }
+
+            fn with_bytes<R>(
+                &self,
+                scratch: &mut ::millstream::record::Scratch,
+                write: impl FnOnce(&[u8]) -> R,
+            ) -> ::core::result::Result<R, ::millstream::record::RecordError> {
+                let value = ::millstream::record::archived::deserialize::<#name>(self)?;
+                ::millstream::record::archived::with_bytes(&value, scratch, write)
+            }
+
+            fn view(bytes: &[u8]) -> ::core::result::Result<&#view, ::millstream::record::RecordError> {
+                ::millstream::record::archived::view(bytes)
+            }
+        }
+    }
+}
