@@ -13,7 +13,10 @@ pub use millstream_derive::Record;
 pub use rkyv;
 
 pub mod memory;
+pub mod operator;
 pub mod record;
+pub mod sink;
 pub mod slot;
+pub mod source;
 pub mod state;
 pub mod time;

@@ -1,7 +1,9 @@
 //! How does a job survive? Barriers, aligned snapshots, the store on disk, restore.
 
+mod blobs;
 mod snapshot;
 
+pub use blobs::RestoredBlobs;
 pub use snapshot::{OperatorBlob, PageKey, Piece, PieceBlock, PieceKind, StateDescriptor, SubtaskSnapshot};
 
 /// The number of a checkpoint; they grow by one, over restarts too. The first is 1.
