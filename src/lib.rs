@@ -5,6 +5,7 @@
 compile_error!("segments and checkpoints are little-endian in memory: big-endian targets are not supported");
 
 pub mod checkpoint;
+pub mod exchange;
 pub mod io;
 extern crate self as millstream;
 
