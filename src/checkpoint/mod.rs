@@ -1,7 +1,11 @@
 //! How does a job survive? Barriers, aligned snapshots, the store on disk, restore.
 
+mod aligner;
+pub mod coordinator;
 mod snapshot;
 
+pub use aligner::{Alignment, BarrierAction, BarrierAligner, Guarantee};
+pub use coordinator::{CheckpointAction, CheckpointCoordinator, CheckpointKind, CheckpointSettings};
 pub use snapshot::{OperatorBlob, PageKey, Piece, PieceBlock, PieceKind, StateDescriptor, SubtaskSnapshot};
 
 /// The number of a checkpoint; they grow by one, over restarts too. The first is 1.
