@@ -4,15 +4,16 @@
 #[cfg(target_endian = "big")]
 compile_error!("segments and checkpoints are little-endian in memory: big-endian targets are not supported");
 
-pub mod checkpoint;
-pub mod exchange;
-pub mod io;
+// The derive macro names the crate from outside; the crate's own records use it too.
 extern crate self as millstream;
 
 pub use bytemuck;
 pub use millstream_derive::Record;
 pub use rkyv;
 
+pub mod checkpoint;
+pub mod exchange;
+pub mod io;
 pub mod memory;
 pub mod operator;
 pub mod record;

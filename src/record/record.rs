@@ -62,7 +62,9 @@ impl<T: Pod> Record for T {
 
     fn shape(key_len: Option<usize>) -> RecordShape {
         match key_len {
-            Some(key_len) if align_of::<T>() <= 8 => RecordShape::Fixed { key_len, payload_len: size_of::<T>() },
+            Some(key_len) if align_of::<T>() <= 8 => {
+                RecordShape::Fixed { key_len: key_len as u32, payload_len: size_of::<T>() as u32 }
+            }
             _ => RecordShape::Sized,
         }
     }

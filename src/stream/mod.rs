@@ -1,0 +1,16 @@
+//! What does a program write? A job, its streams, and what happens to their records.
+//!
+//! Here: the builder that turns a program into a job graph. Chains are built like iterators: each call wraps the prototype of
+//! the chain so far, and the compiler makes one loop of it. Not here: the graph itself (`graph`), what operators do (`operator`).
+
+mod chain;
+mod data_stream;
+mod job;
+mod keyed_stream;
+mod windowed_stream;
+
+pub use chain::{Chain, EdgeChain};
+pub use data_stream::DataStream;
+pub use job::{Job, SourceStream};
+pub use keyed_stream::KeyedStream;
+pub use windowed_stream::WindowedStream;

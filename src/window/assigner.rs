@@ -1,0 +1,169 @@
+//! Tumbling and sliding windows, cut into slices that overlapping windows share.
+//!
+//! A record is added to one slice, whatever the overlap; a window is the sum of its slices. Results equal those of one copy per window.
+//! Semantics: Flink `TumblingEventTimeWindows`, `SlidingEventTimeWindows`, `TimeWindow.getWindowStartWithOffset`; slices as in Flink
+//! SQL's `SliceAssigners`. Correct for negative times.
+
+use super::TimeWindow;
+
+/// Windows of one size that follow each other without gap or overlap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tumbling;
+
+/// Windows of one size that start at regular distances and may overlap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sliding {
+    size_ms: i64,
+}
+
+/// Windows of `size` that start every `slide`, at `offset` from 1970, and the slices they are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlicedWindows {
+    size_ms: i64,
+    slide_ms: i64,
+    offset_ms: i64,
+    slice_ms: i64,
+}
+
+impl Tumbling {
+    /// Windows of `size_ms`.
+    ///
+    /// # Panics
+    /// Asserts that the size is positive.
+    pub fn of(size_ms: i64) -> SlicedWindows {
+        SlicedWindows::new(size_ms, size_ms)
+    }
+}
+
+impl Sliding {
+    /// Windows of `size_ms`; say how often they start with `every`.
+    pub fn of(size_ms: i64) -> Self {
+        Self { size_ms }
+    }
+
+    /// A window starts every `slide_ms`. With a slide larger than the size some records are in no window; unlike Flink, they are counted.
+    ///
+    /// # Panics
+    /// Asserts that size and slide are positive.
+    pub fn every(self, slide_ms: i64) -> SlicedWindows {
+        SlicedWindows::new(self.size_ms, slide_ms)
+    }
+}
+
+impl SlicedWindows {
+    fn new(size_ms: i64, slide_ms: i64) -> Self {
+        assert!(size_ms > 0 && slide_ms > 0, "windows need a size and a slide above 0, not {size_ms} ms and {slide_ms} ms");
+        Self { size_ms, slide_ms, offset_ms: 0, slice_ms: gcd(size_ms, slide_ms) }
+    }
+
+    /// Moves the start of all windows by `offset_ms` (for days that do not begin at UTC midnight).
+    ///
+    /// # Panics
+    /// Asserts that the offset is smaller than the slide, as Flink does.
+    pub fn offset(self, offset_ms: i64) -> Self {
+        assert!(offset_ms.abs() < self.slide_ms, "the offset of {offset_ms} ms must be smaller than the slide of {} ms", self.slide_ms);
+        Self { offset_ms, ..self }
+    }
+
+    /// The length of every slice: the greatest common divisor of size and slide.
+    pub fn slice_ms(self) -> i64 {
+        self.slice_ms
+    }
+
+    /// The size of every window.
+    pub fn size_ms(self) -> i64 {
+        self.size_ms
+    }
+
+    /// From the start of one window to the start of the next.
+    pub fn slide_ms(self) -> i64 {
+        self.slide_ms
+    }
+
+    /// The start of the slice that holds `at`.
+    #[inline]
+    pub fn slice_start(self, at: i64) -> i64 {
+        start_at_or_before(at, self.offset_ms, self.slice_ms)
+    }
+
+    /// The end of the first window that holds the slice at `slice_start`, or `None` when no window does (slide larger than size).
+    #[inline]
+    pub fn first_end(self, slice_start: i64) -> Option<i64> {
+        let last_start = start_at_or_before(slice_start, self.offset_ms, self.slide_ms);
+        // Windows that hold the slice start in (slice_start + slice - size ..= last_start], in steps of the slide.
+        let overlap = self.size_ms - self.slice_ms - (slice_start - last_start);
+        (overlap >= 0).then(|| last_start - overlap / self.slide_ms * self.slide_ms + self.size_ms)
+    }
+
+    /// The end of the last window that holds the slice at `slice_start`, where one does.
+    #[inline]
+    pub fn last_end(self, slice_start: i64) -> i64 {
+        start_at_or_before(slice_start, self.offset_ms, self.slide_ms) + self.size_ms
+    }
+
+    /// The window that ends at `end`.
+    pub fn window_ending(self, end: i64) -> TimeWindow {
+        TimeWindow { start: end - self.size_ms, end }
+    }
+
+    /// The starts of the slices of a window, oldest first.
+    pub fn slices(self, window: TimeWindow) -> impl Iterator<Item = i64> {
+        (0..self.size_ms / self.slice_ms).map(move |i| window.start + i * self.slice_ms)
+    }
+}
+
+/// Flink's `getWindowStartWithOffset`.
+#[inline]
+fn start_at_or_before(at: i64, offset_ms: i64, step_ms: i64) -> i64 {
+    at - (at - offset_ms).rem_euclid(step_ms)
+}
+
+fn gcd(a: i64, b: i64) -> i64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Flink's sliding assigner, literally: the newest window first.
+    fn flink_windows(at: i64, size: i64, slide: i64, offset: i64) -> Vec<TimeWindow> {
+        let remainder = (at - offset) % slide;
+        let mut start = if remainder < 0 { at - (remainder + slide) } else { at - remainder };
+        let mut windows = Vec::new();
+        while start > at - size {
+            windows.push(TimeWindow { start, end: start + size });
+            start -= slide;
+        }
+        windows
+    }
+
+    proptest! {
+        #[test]
+        fn the_windows_of_a_records_slice_are_the_windows_flink_assigns(
+            at in -1_000_000i64..1_000_000, size in 1i64..500, slide in 1i64..500, offset in -400i64..400,
+        ) {
+            prop_assume!(offset.abs() < slide);
+            let windows = Sliding::of(size).every(slide).offset(offset);
+            let slice = windows.slice_start(at);
+            let ends: Vec<i64> = match windows.first_end(slice) {
+                None => Vec::new(),
+                Some(first) => (first..=windows.last_end(slice)).step_by(slide as usize).collect(),
+            };
+            let mut expected: Vec<i64> = flink_windows(at, size, slide, offset).iter().map(|w| w.end).collect();
+            expected.reverse();
+            prop_assert_eq!(ends, expected);
+        }
+
+        #[test]
+        fn the_slices_of_a_window_cover_it_exactly(size in 1i64..500, slide in 1i64..500, number in -100i64..100) {
+            let windows = Sliding::of(size).every(slide);
+            let window = windows.window_ending(number * slide + size);
+            let slices: Vec<i64> = windows.slices(window).collect();
+            prop_assert_eq!(slices[0], window.start);
+            prop_assert!(slices.iter().all(|&slice| windows.slice_start(slice) == slice));
+            prop_assert_eq!(slices.last().unwrap() + windows.slice_ms(), window.end);
+        }
+    }
+}
