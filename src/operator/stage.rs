@@ -32,6 +32,8 @@ pub enum Signal<'a> {
     Prepared(&'a mut bool),
     /// The checkpoint is durable: commit what was prepared for it and before.
     Complete(CheckpointId),
+    /// Asks whether every commit that was started is carried out; a stage that is not done clears the flag.
+    Committed(&'a mut bool),
     /// Background work between batches: I/O of sinks, flushing outputs. A stage that did something sets the flag.
     Poll(&'a mut bool),
     /// The job ends, after its last checkpoint: release what is held outside the process.
@@ -57,7 +59,7 @@ pub struct ChainContext<'a> {
     /// The slot's own I/O.
     pub io: &'a mut dyn Io,
     /// The first failure of the step, if any.
-    pub failure: Option<OperatorFailure>,
+    pub failure: &'a mut Option<OperatorFailure>,
 }
 
 /// Why an operator cannot go on.
@@ -97,7 +99,7 @@ impl ChainContext<'_> {
     #[cold]
     pub fn fail(&mut self, operator: &str, reason: impl std::fmt::Display) {
         if self.failure.is_none() {
-            self.failure = Some(OperatorFailure { operator: operator.to_owned(), reason: reason.to_string() });
+            *self.failure = Some(OperatorFailure { operator: operator.to_owned(), reason: reason.to_string() });
         }
     }
 }

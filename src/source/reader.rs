@@ -24,8 +24,8 @@ pub trait SplitReader: 'static {
     type Record;
 
     /// Yields at most `records_max` records to `emit`, each with the time it was meant to be emitted (nanoseconds of the engine's
-    /// monotonic clock; `cx.now_ns` when the source does not know). Never blocks.
-    fn read<E: FnMut(&Self::Record, u64)>(
+    /// monotonic clock; `cx.now_ns` when the source does not know). Lends its context to `emit` meanwhile. Never blocks.
+    fn read<E: FnMut(&mut ReadContext<'_>, &Self::Record, u64)>(
         &mut self,
         cx: &mut ReadContext<'_>,
         records_max: usize,

@@ -1,0 +1,300 @@
+//! A task: one subtask of a vertex, as a step machine.
+//!
+//! One step: take commands; deliver a bounded amount of input, unless an output is blocked or a snapshot must be started; push the
+//! running snapshot on by a slice; let sinks and outputs work; report. Nothing is delivered behind a barrier before its snapshot.
+
+use super::input::{EdgeInput, SourceInput, Taken, TaskInput};
+use super::messages::{ImageRequest, ReportSender, TaskCommand, TaskId, TaskInbox, TaskReport};
+use super::restoring::Restoring;
+use super::snapshotting::Snapshotting;
+use crate::checkpoint::{CheckpointId, RestoredCheckpoint};
+use crate::exchange::InputGate;
+use crate::graph::{BuildContext, BuildError, BuiltChain, ChainFactory, SourceStep};
+use crate::memory::Arena;
+use crate::operator::{ChainContext, OperatorFailure, Restored, Signal, SnapshotBuilder};
+use crate::slot::{Progress, SlotTask, StepContext};
+use crate::state::{KeyGroupRange, StateBackend};
+use crate::time::EventTimeMs;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// How many frames or events one step delivers at most.
+const DELIVERIES_PER_STEP_MAX: usize = 8;
+/// The kind of blob that holds a task's watermark.
+const WATERMARK: &str = "watermark";
+
+/// What a task is made of, sent to its slot and built there.
+pub struct Deployment {
+    /// Which task.
+    pub id: TaskId,
+    /// The vertex's name.
+    pub vertex: Arc<str>,
+    /// The key groups it owns.
+    pub key_groups: KeyGroupRange,
+    /// The chains to build.
+    pub chains: Vec<ChainFactory>,
+    /// The channels it reads; `None` for a source.
+    pub input: Option<InputGate>,
+    /// Where it starts from.
+    pub restore: Option<RestoreFrom>,
+    /// Commands for it.
+    pub inbox: Arc<TaskInbox>,
+    /// Where it reports.
+    pub reports: ReportSender,
+}
+
+/// The checkpoint a task starts from.
+#[derive(Clone)]
+pub struct RestoreFrom {
+    /// The checkpoint.
+    pub checkpoint: Arc<RestoredCheckpoint>,
+}
+
+/// A running task.
+pub struct Task {
+    id: TaskId,
+    vertex: Arc<str>,
+    parallelism: u32,
+    input: TaskInput,
+    state: Rc<RefCell<StateBackend>>,
+    key_groups: KeyGroupRange,
+    arena: Arena,
+    inbox: Arc<TaskInbox>,
+    reports: ReportSender,
+    phase: Phase,
+    snapshot: Option<Snapshotting>,
+    /// What the store wants of the next checkpoint.
+    images: ImageRequest,
+    /// The last checkpoint this task will see was completed: end once the sinks have committed.
+    last_complete: bool,
+}
+
+enum Phase {
+    /// Reading state back, then waiting for sinks to be ready.
+    Restoring(Box<Restoring>),
+    /// Records flow.
+    Running,
+    /// Nothing more happens.
+    Ended,
+}
+
+impl Task {
+    /// Builds the task on its slot.
+    pub fn build(deployment: Deployment, mut cx: BuildContext, now_ns: u64) -> Result<Self, BuildError> {
+        let Deployment { id, vertex, key_groups, chains, input, restore, inbox, reports } = deployment;
+        let built = chains.iter().map(|build| build(&mut cx)).collect::<Result<Vec<_>, _>>()?;
+        let restored_id = restore.as_ref().map_or(CheckpointId::default(), |from| from.checkpoint.id());
+        let input = TaskInput::assemble(built, input, restored_id, now_ns);
+        let restoring = Restoring::new(restore, &cx.state, key_groups, cx.arena.clone());
+        Ok(Self {
+            id,
+            vertex,
+            parallelism: cx.parallelism,
+            input,
+            state: cx.state,
+            key_groups,
+            arena: cx.arena,
+            inbox,
+            reports,
+            phase: Phase::Restoring(Box::new(restoring)),
+            snapshot: None,
+            images: ImageRequest::None,
+            last_complete: false,
+        })
+    }
+
+    fn step_phase(&mut self, cx: &mut ChainContext<'_>) -> Progress {
+        self.take_commands(cx);
+        match &self.phase {
+            Phase::Ended => Progress::Done,
+            Phase::Restoring(_) => self.restore(cx),
+            Phase::Running => self.run(cx),
+        }
+    }
+
+    fn run(&mut self, cx: &mut ChainContext<'_>) -> Progress {
+        let mut worked = self.deliver(cx);
+        if let Some(snapshot) = &mut self.snapshot {
+            worked |= snapshot.step(cx, &mut self.input, &self.state, &self.reports, self.id);
+            if snapshot.is_handed_over() {
+                self.snapshot = None;
+            }
+        }
+        self.input.signal_all(cx, Signal::Poll(&mut worked));
+        if self.last_complete {
+            let mut committed = true;
+            self.input.signal_all(cx, Signal::Committed(&mut committed));
+            if committed {
+                self.end(cx);
+                return Progress::Done;
+            }
+        }
+        if worked { Progress::Worked } else { Progress::Idle }
+    }
+
+    fn deliver(&mut self, cx: &mut ChainContext<'_>) -> bool {
+        let mut worked = false;
+        for _ in 0..DELIVERIES_PER_STEP_MAX {
+            // A barrier behind a snapshot that is still being harvested waits: one at a time.
+            if self.input.is_blocked() || cx.failure.is_some() {
+                return worked;
+            }
+            let taken = match &mut self.input {
+                TaskInput::Source(source) => {
+                    let taken = read(source, cx);
+                    if source.ended && !source.end_reported {
+                        source.end_reported = true;
+                        self.reports.send(TaskReport::InputEnded(self.id));
+                    }
+                    taken
+                }
+                TaskInput::Edges(edges) => edges.take(cx),
+            };
+            match taken {
+                Taken::Nothing => return worked,
+                Taken::Something => worked = true,
+                Taken::Barrier(id) => {
+                    // The command was sent before the barrier set out, so it is here.
+                    self.take_commands(cx);
+                    self.begin_snapshot(id, cx);
+                    return true;
+                }
+            }
+        }
+        worked
+    }
+
+    fn begin_snapshot(&mut self, id: CheckpointId, cx: &mut ChainContext<'_>) {
+        if let Some(given_up) = self.snapshot.take() {
+            // The coordinator gave the former one up (it never has two under way): its harvest is finished into nothing.
+            given_up.finish_into_nothing(&self.state, &self.arena);
+        }
+        let mut builder = SnapshotBuilder { id, subtask: self.id.subtask, blobs: Vec::new() };
+        self.input.signal_all(cx, Signal::Snapshot(&mut builder));
+        if let TaskInput::Edges(edges) = &self.input {
+            builder.blob(&self.vertex, WATERMARK, edges.watermark().0.to_le_bytes().to_vec());
+        }
+        let images = std::mem::take(&mut self.images);
+        self.snapshot = Some(Snapshotting::begin(builder, images, &self.state, &self.vertex, self.key_groups, cx.now_ns));
+    }
+
+    fn take_commands(&mut self, cx: &mut ChainContext<'_>) {
+        while let Some(command) = self.inbox.take() {
+            match command {
+                TaskCommand::Trigger { id, images, stop } => {
+                    self.images = images;
+                    if let TaskInput::Source(source) = &mut self.input {
+                        source.stopped |= stop;
+                        self.begin_snapshot(id, cx);
+                    }
+                }
+                TaskCommand::Complete { id, last } => {
+                    self.input.signal_all(cx, Signal::Complete(id));
+                    self.last_complete |= last;
+                }
+                TaskCommand::Cancel => self.end(cx),
+            }
+        }
+    }
+
+    fn restore(&mut self, cx: &mut ChainContext<'_>) -> Progress {
+        let Phase::Restoring(restoring) = &mut self.phase else { return Progress::Idle };
+        if !restoring.is_state_complete() {
+            return match restoring.step(cx, &self.state) {
+                Ok(progress) => progress,
+                Err(error) => {
+                    cx.fail(&self.vertex, error);
+                    Progress::Idle
+                }
+            };
+        }
+        if !restoring.chains_told {
+            restoring.chains_told = true;
+            let blobs = restoring.blobs();
+            let id = restoring.checkpoint_id();
+            let restored = Restored { subtask: self.id.subtask, parallelism: self.parallelism, blobs: &blobs, id };
+            self.input.signal_all(cx, Signal::Restore(&restored));
+            let watermarks = blobs.of(&self.vertex, WATERMARK);
+            let stored = watermarks.filter_map(|blob| blob.bytes.as_slice().try_into().ok().map(i64::from_le_bytes)).min();
+            if let (TaskInput::Edges(edges), Some(watermark)) = (&mut self.input, stored) {
+                edges.restore_watermark(EventTimeMs(watermark), cx.now_ns);
+            }
+        }
+        let mut worked = false;
+        self.input.signal_all(cx, Signal::Poll(&mut worked));
+        let mut committed = true;
+        self.input.signal_all(cx, Signal::Committed(&mut committed));
+        if committed && !self.input.is_blocked() && cx.failure.is_none() {
+            self.phase = Phase::Running;
+            self.reports.send(TaskReport::Running(self.id));
+            worked = true;
+        }
+        if worked { Progress::Worked } else { Progress::Idle }
+    }
+
+    fn end(&mut self, cx: &mut ChainContext<'_>) {
+        if !matches!(self.phase, Phase::Ended) {
+            self.input.signal_all(cx, Signal::Close);
+            self.phase = Phase::Ended;
+            self.reports.send(TaskReport::Ended(self.id));
+        }
+    }
+}
+
+fn read(source: &mut SourceInput, cx: &mut ChainContext<'_>) -> Taken {
+    if source.stopped || source.ended {
+        return Taken::Nothing;
+    }
+    match source.root.read(cx) {
+        SourceStep::Worked => Taken::Something,
+        SourceStep::Idle => Taken::Nothing,
+        SourceStep::Ended => {
+            source.ended = true;
+            Taken::Nothing
+        }
+    }
+}
+
+impl TaskInput {
+    fn assemble(built: Vec<BuiltChain>, gate: Option<InputGate>, restored: CheckpointId, now_ns: u64) -> Self {
+        let mut source = None;
+        let mut edges = Vec::new();
+        for chain in built {
+            match chain {
+                BuiltChain::Source(root) => source = Some(root),
+                BuiltChain::Edge(root) => edges.push(root),
+            }
+        }
+        match (source, gate) {
+            (Some(root), None) => {
+                Self::Source(SourceInput { root, ended: false, end_reported: false, stopped: false })
+            }
+            (None, Some(gate)) => Self::Edges(EdgeInput::new(gate, restored, edges, now_ns)),
+            _ => unreachable!("a vertex is either one source chain or chains behind edges: `stream` builds nothing else"),
+        }
+    }
+}
+
+impl SlotTask for Task {
+    fn step(&mut self, step: &mut StepContext<'_>) -> Progress {
+        let mut failure: Option<OperatorFailure> = None;
+        let mut cx = ChainContext { now_ns: step.now_ns, wall_ms: step.wall_ms, io: step.io, failure: &mut failure };
+        let progress = self.step_phase(&mut cx);
+        match failure {
+            None => progress,
+            Some(failure) => {
+                self.phase = Phase::Ended;
+                self.reports.send(TaskReport::Failed(self.id, failure));
+                Progress::Done
+            }
+        }
+    }
+
+    fn wake_at_ns(&self) -> Option<u64> {
+        match (&self.input, &self.phase) {
+            (TaskInput::Source(source), Phase::Running) if !source.stopped && !source.ended => source.root.wake_at_ns(),
+            _ => None,
+        }
+    }
+}
