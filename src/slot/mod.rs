@@ -1,8 +1,28 @@
 //! Who runs? A slot: one pinned thread that steps the tasks given to it, and sleeps when there is nothing to do.
+//!
+//! Here: the slot as a step machine (`run_loop`), which task is next (`schedule`), how a slot waits (`idle`), the thread and the
+//! driver under it (`thread`, `driver`), the CPUs it may use (`affinity`), what others see of it (`watch`) and how they
+//! reach it (`inbox`). Not here: what a task does (`task`), which task goes to which slot (`job_manager`).
 
+mod affinity;
 mod doorbell;
+mod driver;
+mod idle;
+mod inbox;
+mod run_loop;
+mod schedule;
+mod thread;
+mod watch;
 
+pub use affinity::{AllowedCpus, pin_current_thread};
 pub use doorbell::Doorbell;
+pub use driver::drive;
+pub use idle::{IdleAction, IdlePolicy, SPIN_BUDGET_DEFAULT_NS, SPIN_BUDGET_MAX_NS, WAKE_COST_NS};
+pub use inbox::{SlotCall, SlotEvent, SlotHandle, TaskExit, TaskId};
+pub use run_loop::{Slot, TaskReport};
+pub use schedule::Share;
+pub use thread::{SlotError, spawn_slot};
+pub use watch::{NameId, STEP_BUCKETS, SlotObservation, SlotWatch};
 
 use crate::io::Io;
 
@@ -42,4 +62,10 @@ pub struct StepContext<'a> {
 pub trait SlotTask {
     /// Does a bounded amount of work.
     fn step(&mut self, cx: &mut StepContext<'_>) -> Progress;
+
+    /// When the task wants to be stepped although nobody rings (monotonic clock): its next timer, its next retry. Asked
+    /// before the slot sleeps, after a step that was `Idle`.
+    fn wake_at_ns(&self) -> Option<u64> {
+        None
+    }
 }
