@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod io;
 pub mod memory;
 pub mod record;
+pub mod sim;
 pub mod slot;
 pub mod state;
 pub mod time;
