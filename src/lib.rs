@@ -18,6 +18,7 @@ pub mod memory;
 pub mod operator;
 pub mod record;
 pub mod sink;
+pub mod sim;
 pub mod slot;
 pub mod source;
 pub mod state;

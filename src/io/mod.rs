@@ -1,16 +1,32 @@
 //! How do bytes reach the disk? Operations are submitted, completions are asked for; nothing here blocks but `wait`.
 //!
 //! Here: the `Io` trait and its operations, and the drivers behind it: the slot's own io_uring (`uring`), a helper
-//! thread (`blocking`), a simulated disk (`sim_disk`). Not here: what is written where (`checkpoint`, `sink`, `source`).
+//! Not here: what is written where (`checkpoint`, `sink`, `source`).
+//!
+//! Operations under way at the same time may take effect in any order: who needs an order waits for the first one.
 //!
 //! Architecture invariant: only this folder knows tokio-uring.
 
+mod blocking;
+mod choice;
+mod completions;
+mod open_files;
+mod owned_buf;
+mod posix;
+mod transfer;
+mod uring;
+mod uring_op;
+
+pub use blocking::BlockingIo;
+pub use choice::{IoChoice, IoUnavailable, Refusal, open};
+pub use uring::UringIo;
+
 use crate::memory::Buffer;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// An open file of one `Io`; meaningless to any other `Io`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileId(pub u32);
 
 /// Names one submitted operation until its completion was taken.
@@ -150,6 +166,61 @@ pub struct IoError {
     pub reason: String,
 }
 
+impl IoError {
+    /// What the operating system answered to `action` on `path`.
+    pub fn new(action: &'static str, path: impl Into<PathBuf>, error: &std::io::Error) -> Self {
+        Self { action, path: path.into(), kind: error.kind(), reason: error.to_string() }
+    }
+}
+
+impl IoOp {
+    /// The verb that stands in the error of this operation.
+    pub fn action(&self) -> &'static str {
+        match self {
+            Self::Open { .. } => "open",
+            Self::Read { .. } => "read",
+            Self::Write { .. } => "write",
+            Self::Allocate { .. } => "allocate",
+            Self::Truncate { .. } => "truncate",
+            Self::SyncData { .. } => "sync",
+            Self::FileLen { .. } => "measure",
+            Self::Close { .. } => "close",
+            Self::SyncDir { .. } => "sync directory",
+            Self::Rename { .. } => "rename",
+            Self::Remove { .. } => "remove",
+            Self::CreateDirAll { .. } => "create directory",
+            Self::List { .. } => "list",
+        }
+    }
+
+    /// The open file this operation is about, if it is about one.
+    pub fn file(&self) -> Option<FileId> {
+        match self {
+            Self::Read { file, .. }
+            | Self::Write { file, .. }
+            | Self::Allocate { file, .. }
+            | Self::Truncate { file, .. }
+            | Self::SyncData { file }
+            | Self::FileLen { file }
+            | Self::Close { file } => Some(*file),
+            _ => None,
+        }
+    }
+
+    /// The path this operation names, if it names one (the source of a rename).
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Open { path, .. }
+            | Self::SyncDir { path }
+            | Self::Remove { path }
+            | Self::CreateDirAll { path }
+            | Self::List { path }
+            | Self::Rename { from: path, .. } => Some(path),
+            _ => None,
+        }
+    }
+}
+
 /// The disk as a step machine sees it. One `Io` belongs to one thread.
 pub trait Io {
     /// Starts an operation; never blocks, never fails: failures are completions.
@@ -158,13 +229,20 @@ pub trait Io {
     /// The completion of `token`, once; `None` while it is under way.
     fn take(&mut self, token: IoToken) -> Option<Result<IoOutput, IoError>>;
 
-    /// How many operations are submitted and not yet taken... or still under way.
+    /// Gives up `token`: its completion is dropped when it comes, its buffer goes back, a file it opens is closed. For owners
+    /// that go away (a cancelled checkpoint) while their operations are under way; those still take effect.
+    fn forget(&mut self, token: IoToken);
+
+    /// How many operations are under way or queued. Those that completed and were not taken yet do not count.
     fn in_flight(&self) -> usize;
 
     /// Lets submitted operations make progress without waiting for any (a few microseconds at most).
     fn drive(&mut self);
 
-    /// Waits until an operation completes, the slot's doorbell rings, or `at_most` is over. Returns early at any time.
+    /// Waits until an operation completes, the slot's doorbell rings, or `at_most` is over. Returns early at any time, and at
+    /// once when a completion is there that no earlier wait returned for. Announces at the doorbell and withdraws again, which
+    /// empties it: the caller looks at all its inputs after every wait. With operations in flight the wait is as coarse as
+    /// 1 ms and wakes every few milliseconds; without any it sleeps undisturbed.
     fn wait(&mut self, at_most: Duration);
 
     /// Runs one operation to its end, waiting for it: for start-up, restore and offline tools, never for a run loop.
