@@ -3,8 +3,34 @@
 //! Here: the stage trait, what stages are told besides records, and the operators. Not here: where records come from and go
 //! (`source`, `exchange`, `sink`), who steps a chain (`task`).
 //!
-//! Architecture invariant: an operator never sees a segment or a channel.
+//! Architecture invariant: an operator never sees a segment or a channel; only the ends of chains (`exchange`, `output`) hold a gate.
 
+mod aggregate;
+mod exchange;
+mod filter;
+mod flat_map;
+mod keyed;
+mod keyed_process;
+mod map;
+mod ordered_process;
+mod output;
+mod process;
+mod reduce;
+mod sink_stage;
 mod stage;
+mod window_aggregate;
 
+pub use aggregate::{Aggregate, And, Count, Max, Mean, Min, Moments, Number, Sum, Variance};
+pub use exchange::{Exchange, KeyedExchange};
+pub use filter::Filter;
+pub use flat_map::FlatMap;
+pub use keyed::{KeyedHead, KeyedStage};
+pub use keyed_process::{Emit, KeyedContext, KeyedProcess, NoSide, StateRegistry};
+pub use map::Map;
+pub use ordered_process::OrderedProcess;
+pub use output::{Output, SideGate};
+pub use process::Process;
+pub use reduce::Reduce;
+pub use sink_stage::SinkStage;
 pub use stage::{ChainContext, Flow, OperatorFailure, Restored, Signal, SnapshotBuilder, Stage};
+pub use window_aggregate::WindowAggregate;

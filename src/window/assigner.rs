@@ -5,6 +5,7 @@
 //! SQL's `SliceAssigners`. Correct for negative times.
 
 use super::TimeWindow;
+use crate::time::EventTimeMs;
 
 /// Windows of one size that follow each other without gap or overlap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +102,17 @@ impl SlicedWindows {
         start_at_or_before(slice_start, self.offset_ms, self.slide_ms) + self.size_ms
     }
 
+    /// How many of the windows that hold the slice at `slice_start` there are, and how many of them (the first ones) are complete once
+    /// event time has come to `clock`.
+    #[inline]
+    pub fn windows_and_passed(self, slice_start: i64, clock: EventTimeMs) -> (i64, i64) {
+        let Some(first_end) = self.first_end(slice_start) else { return (0, 0) };
+        let windows = (self.last_end(slice_start) - first_end) / self.slide_ms + 1;
+        let ahead = clock.0.saturating_sub(first_end - 1);
+        let passed = if ahead < 0 { 0 } else { (ahead / self.slide_ms).saturating_add(1) };
+        (windows, passed.min(windows))
+    }
+
     /// The window that ends at `end`.
     pub fn window_ending(self, end: i64) -> TimeWindow {
         TimeWindow { start: end - self.size_ms, end }
@@ -154,6 +166,17 @@ mod tests {
             let mut expected: Vec<i64> = flink_windows(at, size, slide, offset).iter().map(|w| w.end).collect();
             expected.reverse();
             prop_assert_eq!(ends, expected);
+        }
+
+        #[test]
+        fn a_window_has_passed_when_the_clock_reached_its_last_millisecond(
+            at in -1_000i64..1_000, size in 1i64..100, slide in 1i64..100, clock in -1_500i64..1_500,
+        ) {
+            let windows = Sliding::of(size).every(slide);
+            let assigned = flink_windows(at, size, slide, 0);
+            let passed = assigned.iter().filter(|window| window.end - 1 <= clock).count();
+            let counted = windows.windows_and_passed(windows.slice_start(at), EventTimeMs(clock));
+            prop_assert_eq!(counted, (assigned.len() as i64, passed as i64));
         }
 
         #[test]

@@ -1,0 +1,158 @@
+//! Runs a keyed process function over records as they arrive; timers fire when the watermark passes them.
+//!
+//! Semantics: Flink `KeyedProcessOperator`. Unlike Flink, timers of one time fire in the order of their keys.
+
+use super::keyed::KeyedStage;
+use super::keyed_process::{KeyedContext, KeyedProcess, StateRegistry};
+use super::output::{Output, SideGate};
+use super::{ChainContext, Flow, Signal, Stage};
+use crate::graph::{BuildContext, BuildError};
+use crate::record::{Key, Record, Stamp};
+use crate::state::{DueTimer, Hashed, StateError, Timers};
+use crate::time::{EventTimeMs, Watermark};
+use std::sync::Arc;
+
+/// How many timers fire before other tasks get the slot.
+pub(super) const TIMERS_PER_CALL_MAX: usize = 256;
+
+/// A process function with its states, its timers and its outputs, in one subtask.
+pub struct Process<K: Key + ?Sized, V, P: KeyedProcess<K, V>, N> {
+    pub(super) operator: Arc<str>,
+    function: P,
+    state: P::State,
+    timers: Timers<K>,
+    watermark: Watermark,
+    side: SideGate<P::Side>,
+    next: N,
+}
+
+impl<K, V, P, N> Process<K, V, P, N>
+where
+    K: Key + ?Sized,
+    P: KeyedProcess<K, V>,
+    N: Stage<P::Out>,
+{
+    /// Opens the function's states, in front of `next`.
+    pub fn open(
+        operator: &Arc<str>,
+        function: P,
+        side: SideGate<P::Side>,
+        cx: &mut BuildContext,
+        next: N,
+    ) -> Result<Self, BuildError> {
+        let mut backend = cx.state.borrow_mut();
+        let state = function.open(&mut StateRegistry::new(&mut backend, operator))?;
+        let timers = backend.timers(operator, "timers")?;
+        Ok(Self { operator: operator.clone(), function, state, timers, watermark: Watermark::MIN, side, next })
+    }
+
+    /// Hands one record to the function.
+    pub(super) fn on_record(&mut self, cx: &mut ChainContext<'_>, stamp: &Stamp, key: Hashed<'_, K>, record: &V) {
+        let mut keyed = KeyedContext::new(key, *stamp, self.watermark, &mut self.timers);
+        let mut out = Output { next: &mut self.next, side: &mut self.side, cx, stamp: *stamp };
+        let done = self.function.on_record(&mut self.state, &mut keyed, record, &mut out);
+        self.report(cx, done);
+    }
+
+    /// Fires one timer.
+    pub(super) fn on_timer(&mut self, cx: &mut ChainContext<'_>, timer: &DueTimer) {
+        let stamp = Stamp { at: timer.at, clock: EventTimeMs::MIN, split: 0, origin_ns: cx.now_ns };
+        let key = Hashed::in_group(timer.key::<K>(), timer.group());
+        let mut keyed = KeyedContext::new(key, stamp, self.watermark, &mut self.timers);
+        let mut out = Output { next: &mut self.next, side: &mut self.side, cx, stamp };
+        let done = self.function.on_timer(&mut self.state, &mut keyed, &mut out);
+        self.report(cx, done);
+    }
+
+    /// The next timer that is due, taken off.
+    pub(super) fn pop_due(&mut self, watermark: Watermark) -> Option<DueTimer> {
+        self.timers.pop_due(watermark)
+    }
+
+    /// When the next timer is due.
+    pub(super) fn next_timer_at(&self) -> Option<EventTimeMs> {
+        self.timers.next_at()
+    }
+
+    /// All timers up to here have fired.
+    pub(super) fn set_watermark(&mut self, watermark: Watermark) {
+        self.watermark = self.watermark.max(watermark);
+    }
+
+    /// The operator's watermark.
+    pub(super) fn watermark(&self) -> Watermark {
+        self.watermark
+    }
+
+    /// Whether no further record or timer may be handled now.
+    pub(super) fn must_pause(&self, cx: &ChainContext<'_>) -> bool {
+        cx.failure.is_some() || self.outputs_are_blocked()
+    }
+
+    pub(super) fn outputs_are_blocked(&self) -> bool {
+        self.next.is_blocked() || self.side.is_blocked()
+    }
+
+    /// Hands a signal to both outputs, after the function has had its part.
+    pub(super) fn pass_on(&mut self, cx: &mut ChainContext<'_>, signal: &mut Signal<'_>) -> Flow {
+        if let Signal::Restore(_) = signal {
+            self.timers.rebuild();
+        }
+        let side = self.side.signal(cx, signal);
+        assert!(side == Flow::Done, "an exchange takes every signal at once");
+        self.next.signal(cx, signal)
+    }
+
+    fn report(&self, cx: &mut ChainContext<'_>, done: Result<(), StateError>) {
+        if let Err(error) = done {
+            cx.fail(&self.operator, error);
+        }
+    }
+
+    fn fire_due(&mut self, cx: &mut ChainContext<'_>, watermark: Watermark) -> Flow {
+        for _ in 0..TIMERS_PER_CALL_MAX {
+            if self.must_pause(cx) {
+                return Flow::More;
+            }
+            let Some(timer) = self.pop_due(watermark) else {
+                self.set_watermark(watermark);
+                return Flow::Done;
+            };
+            self.on_timer(cx, &timer);
+        }
+        Flow::More
+    }
+}
+
+impl<K, R, P, N> KeyedStage<K, R> for Process<K, R::View, P, N>
+where
+    K: Key + ?Sized,
+    R: Record,
+    P: KeyedProcess<K, R::View>,
+    N: Stage<P::Out>,
+{
+    #[inline]
+    fn record(
+        &mut self,
+        cx: &mut ChainContext<'_>,
+        stamp: &Stamp,
+        key: Hashed<'_, K>,
+        record: &R::View,
+        _bytes: &[u8],
+    ) {
+        self.on_record(cx, stamp, key, record);
+    }
+
+    fn signal(&mut self, cx: &mut ChainContext<'_>, signal: &mut Signal<'_>) -> Flow {
+        if let Signal::Watermark(watermark) = signal
+            && self.fire_due(cx, *watermark) == Flow::More
+        {
+            return Flow::More;
+        }
+        self.pass_on(cx, signal)
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.outputs_are_blocked()
+    }
+}

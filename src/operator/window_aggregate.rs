@@ -1,0 +1,260 @@
+//! Aggregates the records of each key in event-time windows, slice by slice.
+//!
+//! A record is added to the one slice it lies in; a window that is complete merges its slices. One timer per key and window end, one
+//! accumulator per key and slice, whatever the overlap. A window fires when the watermark reaches its last millisecond.
+//!
+//! A record too late for some of its windows and in time for others (its split's clock has passed the ends of the first) counts in
+//! the others only. Such records have accumulators of their own, by how many windows they miss, so that what a window holds
+//! depends on the input alone and not on when other splits let the watermark advance.
+//!
+//! Semantics: Flink `WindowOperator` with `EventTimeTrigger`, results in event time `window.maxTimestamp`. Unlike Flink, lateness is judged
+//! by the clock of the record's split, and records that fall between windows (slide larger than size) are counted.
+
+use super::aggregate::Aggregate;
+use super::keyed::KeyedStage;
+use super::output::SideGate;
+use super::{ChainContext, Flow, Signal, Stage};
+use crate::graph::{BuildContext, BuildError};
+use crate::metrics::Counter;
+use crate::record::{Key, Record, Stamp};
+use crate::state::{Both, DueTimer, Hashed, NamespacedState, StateError, Timers};
+use crate::time::{EventTimeMs, Watermark};
+use crate::window::{SlicedWindows, TimeWindow, WindowResult};
+use std::sync::Arc;
+
+/// How many windows fire before other tasks get the slot.
+const WINDOWS_PER_CALL_MAX: usize = 64;
+
+/// Which accumulator of a key: the slice, and how many of the slice's first windows its records missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct SliceKey {
+    start: i64,
+    missed: u64,
+}
+
+/// In front of the accumulator with `missed` 0: what else there is of the slice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct SliceHeader {
+    /// 1 when this accumulator holds a record (it also stands for the slice when only others do).
+    holds: u32,
+    /// The largest `missed` of the slice's accumulators.
+    missed_max: u32,
+}
+
+/// Keeps and fires the windows of one subtask's keys.
+pub struct WindowAggregate<K: Key + ?Sized + ToOwned, R: Record, A: Aggregate<R::View>, N> {
+    operator: Arc<str>,
+    windows: SlicedWindows,
+    aggregate: A,
+    slices: NamespacedState<K, SliceKey, Both<SliceHeader, A::Accumulator>>,
+    timers: Timers<K>,
+    watermark: Watermark,
+    late_output: SideGate<R::View>,
+    late: Counter,
+    between_windows: Counter,
+    fired: Counter,
+    /// Reused from window to window, so that firing allocates nothing for the key.
+    result: Option<WindowResult<K::Owned, A::Out>>,
+    next: N,
+}
+
+impl<K, R, A, N> WindowAggregate<K, R, A, N>
+where
+    K: Key + ?Sized + ToOwned,
+    R: Record,
+    R::View: Record,
+    A: Aggregate<R::View>,
+    N: Stage<WindowResult<K::Owned, A::Out>>,
+{
+    /// Sets up the states of this subtask, in front of `next`.
+    pub fn open(
+        operator: &Arc<str>,
+        windows: SlicedWindows,
+        aggregate: A,
+        late_output: SideGate<R::View>,
+        cx: &mut BuildContext,
+        next: N,
+    ) -> Result<Self, BuildError> {
+        let mut state = cx.state.borrow_mut();
+        Ok(Self {
+            windows,
+            aggregate,
+            slices: state.namespaced(operator, "slices")?,
+            timers: state.timers(operator, "window-ends")?,
+            watermark: Watermark::MIN,
+            late_output,
+            late: cx.metrics.counter(operator, "late"),
+            between_windows: cx.metrics.counter(operator, "dropped: between two windows"),
+            fired: cx.metrics.counter(operator, "windows"),
+            result: None,
+            operator: operator.clone(),
+            next,
+        })
+    }
+
+    fn add(
+        &mut self,
+        cx: &mut ChainContext<'_>,
+        stamp: &Stamp,
+        key: Hashed<'_, K>,
+        record: &R::View,
+    ) -> Result<(), StateError> {
+        let start = self.windows.slice_start(stamp.at.0);
+        // An input that was idle has let the operator's own clock pass its split's: the later of the two has closed windows.
+        let clock = stamp.clock.max(self.watermark);
+        let (windows, missed) = self.windows.windows_and_passed(start, clock);
+        if windows == 0 {
+            self.between_windows.add(1);
+            return Ok(());
+        }
+        if missed == windows {
+            self.late.add(1);
+            self.late_output.emit(cx, stamp, record);
+            return Ok(());
+        }
+        let aggregate = &self.aggregate;
+        let mut is_first = false;
+        let slice = SliceKey { start, missed: missed as u64 };
+        self.slices.update(&key, &slice, |stored| {
+            let mut entry = stored.unwrap_or_else(|| Both(SliceHeader::default(), aggregate.create()));
+            is_first = entry.0.holds == 0;
+            entry.0.holds = 1;
+            aggregate.add(&mut entry.1, record);
+            Some(entry)
+        })?;
+        if !is_first {
+            return Ok(());
+        }
+        if missed > 0 {
+            let whole = SliceKey { start, missed: 0 };
+            self.slices.update(&key, &whole, |stored| {
+                let mut entry = stored.unwrap_or_else(|| Both(SliceHeader::default(), aggregate.create()));
+                entry.0.missed_max = entry.0.missed_max.max(missed as u32);
+                Some(entry)
+            })?;
+        }
+        // The first window these records count in; each window that fires sets the timer of the next.
+        let end = self.windows.last_end(start) - (windows - 1 - missed) * self.windows.slide_ms();
+        self.timers.set(&key, self.windows.window_ending(end).max_timestamp())?;
+        Ok(())
+    }
+
+    /// Fires the window of a key whose end is due, and sets the timer of the next one if it will hold anything.
+    fn fire(&mut self, cx: &mut ChainContext<'_>, timer: &DueTimer) -> Result<(), StateError> {
+        let key = Hashed::in_group(timer.key::<K>(), timer.group());
+        let window = self.windows.window_ending(timer.at.0 + 1);
+        let next_start = window.start + self.windows.slide_ms();
+        let mut merged: Option<A::Accumulator> = None;
+        let mut next_has_slices = false;
+        for start in self.windows.slices(window) {
+            let Some(whole) = self.slices.get(&key, &SliceKey { start, missed: 0 }) else { continue };
+            // The accumulators of records that missed no more windows than have ended before this one.
+            let first_end = self.windows.first_end(start).unwrap_or(window.end);
+            let may_miss = (window.end - first_end) / self.windows.slide_ms();
+            let missed_max = i64::from(whole.0.missed_max);
+            if whole.0.holds == 1 {
+                self.merge(&mut merged, whole.1);
+            }
+            for missed in 1..=missed_max.min(may_miss) {
+                if let Some(part) = self.slices.get(&key, &SliceKey { start, missed: missed as u64 }) {
+                    self.merge(&mut merged, part.1);
+                }
+            }
+            if start < next_start {
+                for missed in 0..=missed_max {
+                    self.slices.remove(&key, &SliceKey { start, missed: missed as u64 });
+                }
+            } else {
+                next_has_slices = true;
+            }
+        }
+        if next_has_slices {
+            let next = TimeWindow { start: next_start, end: window.end + self.windows.slide_ms() };
+            self.timers.set(&key, next.max_timestamp())?;
+        }
+        if let Some(accumulator) = merged {
+            self.emit(cx, key.key, window, &accumulator);
+        }
+        Ok(())
+    }
+
+    fn merge(&self, merged: &mut Option<A::Accumulator>, part: A::Accumulator) {
+        match merged {
+            Some(merged) => self.aggregate.merge(merged, &part),
+            None => *merged = Some(part),
+        }
+    }
+
+    fn emit(&mut self, cx: &mut ChainContext<'_>, key: &K, window: TimeWindow, accumulator: &A::Accumulator) {
+        self.fired.add(1);
+        let value = self.aggregate.result(accumulator);
+        let result = match self.result.take() {
+            Some(mut result) => {
+                key.clone_into(&mut result.key);
+                WindowResult { window, value, ..result }
+            }
+            None => WindowResult { key: key.to_owned(), window, value },
+        };
+        let at = window.max_timestamp();
+        let stamp = Stamp { at, clock: EventTimeMs::MIN, split: 0, origin_ns: cx.now_ns };
+        self.next.record(cx, &stamp, &result);
+        self.result = Some(result);
+    }
+
+    fn advance(&mut self, cx: &mut ChainContext<'_>, watermark: Watermark) -> Flow {
+        // Windows fire in the order of their ends; the operator's clock follows them, so that it is right between two calls.
+        for _ in 0..WINDOWS_PER_CALL_MAX {
+            if self.next.is_blocked() || cx.failure.is_some() {
+                return Flow::More;
+            }
+            let Some(timer) = self.timers.pop_due(watermark) else {
+                self.watermark = self.watermark.max(watermark);
+                return Flow::Done;
+            };
+            if let Err(error) = self.fire(cx, &timer) {
+                cx.fail(&self.operator, error);
+            }
+        }
+        Flow::More
+    }
+}
+
+impl<K, R, A, N> KeyedStage<K, R> for WindowAggregate<K, R, A, N>
+where
+    K: Key + ?Sized + ToOwned,
+    R: Record,
+    R::View: Record,
+    A: Aggregate<R::View>,
+    N: Stage<WindowResult<K::Owned, A::Out>>,
+{
+    fn record(
+        &mut self,
+        cx: &mut ChainContext<'_>,
+        stamp: &Stamp,
+        key: Hashed<'_, K>,
+        record: &R::View,
+        _bytes: &[u8],
+    ) {
+        if let Err(error) = self.add(cx, stamp, key, record) {
+            cx.fail(&self.operator, error);
+        }
+    }
+
+    fn signal(&mut self, cx: &mut ChainContext<'_>, signal: &mut Signal<'_>) -> Flow {
+        match signal {
+            Signal::Watermark(watermark) if self.advance(cx, *watermark) == Flow::More => return Flow::More,
+            Signal::Restore(_) => self.timers.rebuild(),
+            _ => {}
+        }
+        let side = self.late_output.signal(cx, signal);
+        let next = self.next.signal(cx, signal);
+        assert!(side == Flow::Done, "an exchange takes every signal at once");
+        next
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.next.is_blocked() || self.late_output.is_blocked()
+    }
+}
