@@ -4,7 +4,7 @@
 mod io_suite;
 
 use io_suite::{FACTS, Subject};
-use millstream::io::{BlockingIo, Io, UringIo};
+use millstream::io::{BlockingIo, Io, SimDisk, SimDiskOptions, SimIo, UringIo};
 use millstream::slot::Doorbell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,4 +37,11 @@ fn the_ring_does_what_every_driver_must() {
 #[test]
 fn the_helper_thread_does_what_every_driver_must() {
     run("helper", true, |bell| Box::new(BlockingIo::new(bell).unwrap()));
+}
+
+#[test]
+fn the_simulated_disk_does_what_every_driver_must() {
+    for seed in 0..20 {
+        run("simulated", false, |_| Box::new(SimIo::new(&SimDisk::new(seed, SimDiskOptions::default()))));
+    }
 }

@@ -1,6 +1,7 @@
 //! How do bytes reach the disk? Operations are submitted, completions are asked for; nothing here blocks but `wait`.
 //!
 //! Here: the `Io` trait and its operations, and the drivers behind it: the slot's own io_uring (`uring`), a helper
+//! thread (`blocking`), a simulated disk (`sim_disk`, `sim_io`); which of the first two a process gets (`choice`).
 //! Not here: what is written where (`checkpoint`, `sink`, `source`).
 //!
 //! Operations under way at the same time may take effect in any order: who needs an order waits for the first one.
@@ -13,12 +14,20 @@ mod completions;
 mod open_files;
 mod owned_buf;
 mod posix;
+mod sim_disk;
+mod sim_fault;
+mod sim_file;
+mod sim_io;
+mod sim_names;
 mod transfer;
 mod uring;
 mod uring_op;
 
 pub use blocking::BlockingIo;
 pub use choice::{IoChoice, IoUnavailable, Refusal, open};
+pub use sim_disk::{SimDisk, SimDiskOptions, Survivors};
+pub use sim_fault::{DiskFault, InjectedFault, Repeat};
+pub use sim_io::SimIo;
 pub use uring::UringIo;
 
 use crate::memory::Buffer;
@@ -44,6 +53,13 @@ pub enum OpenMode {
     CreateNew,
     /// Created when missing, kept when there, for reading and writing.
     Create,
+}
+
+impl OpenMode {
+    /// Whether a missing file is created.
+    pub fn creates(self) -> bool {
+        matches!(self, Self::CreateNew | Self::Create)
+    }
 }
 
 /// One operation. Paths are absolute or relative to the working directory; offsets and lengths are bytes.
