@@ -2,13 +2,35 @@
 
 mod aligner;
 mod blobs;
+mod catalog;
 pub mod coordinator;
+mod error;
+mod format;
+#[doc(hidden)]
+pub mod fuzzing;
+mod loader;
+mod lock;
+mod manifest;
+mod page_map;
+mod restored;
 mod snapshot;
+mod store;
+mod superblock;
+mod superblock_file;
+mod verify;
 
 pub use aligner::{Alignment, BarrierAction, BarrierAligner, Guarantee};
 pub use blobs::RestoredBlobs;
 pub use coordinator::{CheckpointAction, CheckpointCoordinator, CheckpointKind, CheckpointSettings};
+pub use error::{CheckpointError, Damage, RestoreError};
+pub use format::{BlockFault, FORMAT_VERSION};
+pub use loader::{LoadedPiece, PieceLoader};
+pub use manifest::CheckpointKind as SnapshotKind;
+pub use page_map::PieceRef;
+pub use restored::RestoredCheckpoint;
 pub use snapshot::{OperatorBlob, PageKey, Piece, PieceBlock, PieceKind, StateDescriptor, SubtaskSnapshot};
+pub use store::{CheckpointPlan, CheckpointStore, ImagesNeeded, JobIdentity, OpenedStore, StoreEvent, StoreOptions};
+pub use verify::{CheckpointSummary, VerifyReport, list, verify};
 
 /// The number of a checkpoint; they grow by one, over restarts too. The first is 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

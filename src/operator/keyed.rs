@@ -10,14 +10,7 @@ use std::marker::PhantomData;
 /// One keyed operator, taking records of type `R` in place.
 pub trait KeyedStage<K: Key + ?Sized, R: Record>: 'static {
     /// Takes one record; `bytes` are what `record` is read from.
-    fn record(
-        &mut self,
-        cx: &mut ChainContext<'_>,
-        stamp: &Stamp,
-        key: Hashed<'_, K>,
-        record: &R::View,
-        bytes: &[u8],
-    );
+    fn record(&mut self, cx: &mut ChainContext<'_>, stamp: &Stamp, key: Hashed<'_, K>, record: &R::View, bytes: &[u8]);
 
     /// As `Stage::signal`.
     fn signal(&mut self, cx: &mut ChainContext<'_>, signal: &mut Signal<'_>) -> Flow;

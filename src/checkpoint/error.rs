@@ -1,0 +1,238 @@
+//! Why a checkpoint failed, why a job cannot be restored, and what exactly is damaged.
+
+use super::CheckpointId;
+use super::format::{BlockFault, FORMAT_VERSION};
+use crate::io::IoError;
+use crate::memory::MemoryError;
+use std::path::PathBuf;
+
+/// Why a checkpoint was not committed. The job goes on; the next checkpoint writes everything.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CheckpointError {
+    /// One checkpoint at a time.
+    #[error("checkpoint {asked} cannot begin while checkpoint {running} is in progress: wait for it or abort it")]
+    Busy {
+        /// The one in progress.
+        running: CheckpointId,
+        /// The one that was to begin.
+        asked: CheckpointId,
+    },
+    /// Numbers only grow, over restarts too.
+    #[error("checkpoint {asked} cannot begin: the directory has seen numbers below {next}, ask `next_id`")]
+    NumberUsed {
+        /// The number asked for.
+        asked: CheckpointId,
+        /// The least number that may be used.
+        next: CheckpointId,
+    },
+    /// After a failed checkpoint, and in an empty directory, everything must be written.
+    #[error("checkpoint {id} must be full: the last one failed or there is none")]
+    MustBeFull {
+        /// The checkpoint.
+        id: CheckpointId,
+    },
+    /// A call that only makes sense for the checkpoint in progress.
+    #[error("{what} belongs to checkpoint {given}, which is not in progress")]
+    NotInProgress {
+        /// What was handed over.
+        what: &'static str,
+        /// Its checkpoint.
+        given: CheckpointId,
+    },
+    /// Sealed before every subtask had acknowledged.
+    #[error("checkpoint {id} lacks the acknowledgement of {missing}")]
+    Unacknowledged {
+        /// The checkpoint.
+        id: CheckpointId,
+        /// Which subtasks: `vertex/index, ...`.
+        missing: String,
+    },
+    /// Blocks were lost between the subtasks and the store.
+    #[error("checkpoint {id}: the subtasks announced {announced} blocks of state, {received} arrived")]
+    BlocksDiffer {
+        /// The checkpoint.
+        id: CheckpointId,
+        /// Sum over the acknowledgements.
+        announced: u64,
+        /// Blocks added.
+        received: u64,
+    },
+    /// A piece lies outside its buffer.
+    #[error("checkpoint {id}: a piece of state {state:016x}, key group {key_group} lies outside its buffer")]
+    PieceOutsideBuffer {
+        /// The checkpoint.
+        id: CheckpointId,
+        /// Whose piece.
+        state: u64,
+        /// Whose piece.
+        key_group: u16,
+    },
+    /// A delta came for a page that has no image.
+    #[error(
+        "checkpoint {id}: a delta of state {state:016x}, key group {key_group}, page {page} has no image to follow"
+    )]
+    DeltaWithoutImage {
+        /// The checkpoint.
+        id: CheckpointId,
+        /// Whose delta.
+        state: u64,
+        /// Whose delta.
+        key_group: u16,
+        /// Whose delta.
+        page: u32,
+    },
+    /// The disk is full. The checkpoint is given up, the job goes on, the next one may succeed.
+    #[error("checkpoint {id} found no space: {error}; free space there or move the checkpoint directory")]
+    NoSpace {
+        /// The checkpoint.
+        id: CheckpointId,
+        /// What could not be done.
+        error: IoError,
+    },
+    /// The disk failed. The file is never written or trusted again.
+    #[error("checkpoint {id} failed: {error}")]
+    Disk {
+        /// The checkpoint.
+        id: CheckpointId,
+        /// What could not be done.
+        error: IoError,
+    },
+    /// No memory for the manifest or the page map.
+    #[error("checkpoint {id} failed: {error}")]
+    Memory {
+        /// The checkpoint.
+        id: CheckpointId,
+        /// Who asked for how much.
+        error: MemoryError,
+    },
+    /// Names or blobs beyond what an archive holds.
+    #[error("checkpoint {id} could not be encoded: {reason}")]
+    Encode {
+        /// The checkpoint.
+        id: CheckpointId,
+        /// The serializer's words.
+        reason: String,
+    },
+    /// Given up by the coordinator.
+    #[error("checkpoint {id} was aborted: {reason}")]
+    Aborted {
+        /// The checkpoint.
+        id: CheckpointId,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Something on disk that is not what was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The checkpoint that needs it; 0 when it is not known.
+    pub checkpoint: CheckpointId,
+    /// Which file.
+    pub path: PathBuf,
+    /// From which byte of the file.
+    pub offset: u64,
+    /// What it should have been: `superblock`, `manifest`, `page map`, `block of pieces`, or the piece's owner.
+    pub what: String,
+    /// What is wrong with it.
+    pub fault: BlockFault,
+}
+
+impl std::fmt::Display for Damage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { checkpoint, path, offset, what, fault } = self;
+        if checkpoint.0 != 0 {
+            write!(f, "checkpoint {checkpoint}: ")?;
+        }
+        write!(f, "{what} at byte {offset} of \"{}\": {fault}", path.display())
+    }
+}
+
+/// Why a job cannot start from its checkpoint directory.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    /// Somebody else owns the directory.
+    #[error(
+        "the checkpoint directory \"{dir}\" is locked by running process {pid}: stop it or choose another directory"
+    )]
+    Locked {
+        /// The directory.
+        dir: PathBuf,
+        /// The owner's pid, or `unknown`.
+        pid: String,
+    },
+    /// The file system refuses locks.
+    #[error("cannot lock \"{path}\": {reason}")]
+    LockFailed {
+        /// The lock file.
+        path: PathBuf,
+        /// The operating system's words.
+        reason: String,
+    },
+    /// The directory holds another job's checkpoints.
+    #[error("\"{dir}\" holds the checkpoints of job \"{found}\", not of \"{asked}\": give each job its own directory")]
+    OtherJob {
+        /// The directory.
+        dir: PathBuf,
+        /// The job in the superblock.
+        found: String,
+        /// The job that was started.
+        asked: String,
+    },
+    /// Written by a later version of the program.
+    #[error("\"{path}\" has format version {found}, this program reads up to {FORMAT_VERSION}: use the newer program")]
+    NewerFormat {
+        /// Which file.
+        path: PathBuf,
+        /// Its version.
+        found: u16,
+    },
+    /// Permissions.
+    #[error("no permission for \"{path}\": {reason}")]
+    NoPermission {
+        /// Which file or directory.
+        path: PathBuf,
+        /// The operating system's words.
+        reason: String,
+    },
+    /// The directory could not be read at all.
+    #[error(transparent)]
+    Io(#[from] IoError),
+    /// No memory to read into.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// No retained checkpoint is intact.
+    #[error("no intact checkpoint is left in \"{dir}\" ({} damages, first: {}): restore a savepoint or a copy, or empty the directory to start anew", .damages.len(), .damages.first().map_or_else(String::new, ToString::to_string))]
+    AllDamaged {
+        /// The directory.
+        dir: PathBuf,
+        /// What is wrong, newest checkpoint first.
+        damages: Vec<Damage>,
+    },
+    /// A piece of state that is read after the start is damaged.
+    #[error(
+        "state {state:016x}, key group {key_group}, page {page} cannot be read back from byte {offset} of \"{path}\": {fault}"
+    )]
+    PieceDamaged {
+        /// Which file.
+        path: PathBuf,
+        /// From which byte.
+        offset: u64,
+        /// Which state.
+        state: u64,
+        /// Which key group.
+        key_group: u16,
+        /// Which page.
+        page: u32,
+        /// What is wrong.
+        fault: BlockFault,
+    },
+    /// A job name that does not fit a superblock.
+    #[error("a job's name has at most {max_bytes} bytes, \"{name}\" has {}", .name.len())]
+    JobNameTooLong {
+        /// The name.
+        name: String,
+        /// The limit.
+        max_bytes: usize,
+    },
+}

@@ -1,0 +1,114 @@
+//! The checkpoint a job starts from: what its manifest says and where its pages lie. Immutable, shared by all tasks.
+
+use super::CheckpointId;
+use super::catalog::Loaded;
+use super::format;
+use super::manifest::{CheckpointKind, Manifest};
+use super::page_map::{PageMap, PieceRef};
+use super::snapshot::{OperatorBlob, PageKey, StateDescriptor};
+use crate::state::KeyGroupRange;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A committed checkpoint as read back. While it is held, the store keeps the files it lies in.
+#[derive(Debug)]
+pub struct RestoredCheckpoint {
+    id: CheckpointId,
+    created_wall_ms: i64,
+    kind: CheckpointKind,
+    max_parallelism: u16,
+    vertices: BTreeMap<String, u32>,
+    states: Vec<StateDescriptor>,
+    blobs: Vec<OperatorBlob>,
+    map: PageMap,
+    dir: PathBuf,
+    _extents_pinned: Arc<()>,
+}
+
+impl RestoredCheckpoint {
+    pub(super) fn new(dir: &Path, loaded: Loaded, extents_pinned: Arc<()>) -> Self {
+        let Loaded { manifest, map } = loaded;
+        let kind = kind_of(&manifest);
+        let Manifest { checkpoint, created_wall_ms, max_parallelism, vertices, states, blobs, .. } = manifest;
+        let mut states: Vec<StateDescriptor> = states.into_iter().map(Into::into).collect();
+        states.sort_by_key(|state| state.id);
+        states.dedup_by_key(|state| state.id);
+        Self {
+            id: CheckpointId(checkpoint),
+            created_wall_ms,
+            kind,
+            max_parallelism,
+            vertices: vertices.into_iter().map(|vertex| (vertex.name, vertex.parallelism)).collect(),
+            states,
+            blobs: blobs.into_iter().map(Into::into).collect(),
+            map,
+            dir: dir.to_owned(),
+            _extents_pinned: extents_pinned,
+        }
+    }
+
+    /// Its number.
+    pub fn id(&self) -> CheckpointId {
+        self.id
+    }
+
+    /// When it began, in milliseconds since the Unix epoch.
+    pub fn created_wall_ms(&self) -> i64 {
+        self.created_wall_ms
+    }
+
+    /// Why and how it was taken.
+    pub fn kind(&self) -> CheckpointKind {
+        self.kind
+    }
+
+    /// Into how many key groups its state is cut.
+    pub fn max_parallelism(&self) -> u16 {
+        self.max_parallelism
+    }
+
+    /// How many subtasks each job vertex had.
+    pub fn parallelism(&self) -> &BTreeMap<String, u32> {
+        &self.vertices
+    }
+
+    /// Its keyed states, by id, each once.
+    pub fn states(&self) -> &[StateDescriptor] {
+        &self.states
+    }
+
+    /// The small states of one operator, of all its former subtasks.
+    pub fn blobs<'a>(&'a self, operator: &'a str) -> impl Iterator<Item = &'a OperatorBlob> {
+        self.blobs.iter().filter(move |blob| blob.operator == operator)
+    }
+
+    /// All small states.
+    pub fn all_blobs(&self) -> &[OperatorBlob] {
+        &self.blobs
+    }
+
+    /// The pages of one state within some key groups, in order, each with its pieces in the order of application.
+    pub fn pages(&self, state: u64, key_groups: KeyGroupRange) -> impl Iterator<Item = (PageKey, &[PieceRef])> {
+        self.map.range(state, key_groups)
+    }
+
+    /// The pieces of one page, the image first; empty when the checkpoint has no such page.
+    pub fn pieces(&self, page: PageKey) -> &[PieceRef] {
+        self.map.chain(page)
+    }
+
+    /// How many pages it has.
+    pub fn page_count(&self) -> usize {
+        self.map.pages()
+    }
+
+    pub(super) fn extent_path(&self, file: u32) -> PathBuf {
+        self.dir.join(format::extent_name(file))
+    }
+}
+
+/// The kind a manifest says.
+pub(super) fn kind_of(manifest: &Manifest) -> CheckpointKind {
+    if manifest.kind == 0 { CheckpointKind::Incremental } else { CheckpointKind::Full }
+}

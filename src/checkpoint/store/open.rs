@@ -1,0 +1,184 @@
+//! Opening a checkpoint directory: lock it, find the newest intact checkpoint, say loudly what is not.
+//!
+//! Runs before the job, and blocks. Nothing is removed here: what a crash left behind goes with the next commit.
+
+use super::{CheckpointStore, JobIdentity, OpenedStore, Retained, StoreOptions};
+use crate::checkpoint::CheckpointId;
+use crate::checkpoint::catalog::{Catalog, Depth, LoadFault, Loaded, Reader, list_names, refusal};
+use crate::checkpoint::error::{Damage, RestoreError};
+use crate::checkpoint::format::{self, BlockFault};
+use crate::checkpoint::lock::DirLock;
+use crate::checkpoint::page_map::PageMap;
+use crate::checkpoint::restored::RestoredCheckpoint;
+use crate::checkpoint::superblock::{NAME_BYTES_MAX, RETAINED_MAX, Superblock};
+use crate::checkpoint::superblock_file::{SuperblockCreation, SuperblockFile, is_temporary};
+use crate::io::{Io, IoOp, IoOutput, OpenMode};
+use crate::memory::Arena;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// Pairs of slots in a superblock file: one more than checkpoints are kept, so that the one being written overwrites none.
+pub(super) fn pairs_for(options: &StoreOptions) -> usize {
+    (options.retained_count + 1).max(4)
+}
+
+impl CheckpointStore {
+    /// Opens the directory (creating it if it is missing) and finds the newest intact checkpoint; blocks. Buffers are
+    /// borrowed from `arena`.
+    ///
+    /// Every damage that was passed over is in the answer and in the log. Another job's directory and a newer format are
+    /// refused, and so is a directory in which no retained checkpoint is intact: it is never taken for an empty one.
+    pub fn open(
+        io: &mut dyn Io,
+        arena: &Arena,
+        dir: &Path,
+        job: &JobIdentity,
+        options: StoreOptions,
+    ) -> Result<OpenedStore, RestoreError> {
+        if job.name.len() > NAME_BYTES_MAX {
+            return Err(RestoreError::JobNameTooLong { name: job.name.clone(), max_bytes: NAME_BYTES_MAX });
+        }
+        let options = StoreOptions { retained_count: options.retained_count.clamp(2, RETAINED_MAX), ..options };
+        io.complete(IoOp::CreateDirAll { path: dir.to_owned() }).map_err(refusal)?;
+        let lock = options.lock_patience_ms.map(|patience_ms| DirLock::take(dir, patience_ms)).transpose()?;
+        let mut reader = Reader::new(io, arena, dir);
+        let catalog = reader.catalog(Some(&job.name))?;
+        let found = find(&mut reader, dir, &catalog)?;
+        let extents = extent_lengths(&mut reader, &catalog);
+        drop(reader);
+        for name in list_names(io, dir)?.iter().filter(|name| is_temporary(name)) {
+            io.complete(IoOp::Remove { path: dir.join(name) }).map_err(refusal)?;
+        }
+        for damage in &found.damages {
+            tracing::error!(dir = %dir.display(), %damage, "the checkpoint directory is damaged");
+        }
+        if let (Some((loaded, _)), false) = (&found.newest, found.damages.is_empty()) {
+            tracing::error!(checkpoint = loaded.manifest.checkpoint, "restoring the newest checkpoint that is intact");
+        }
+        let seen = catalog.superblock.iter().flat_map(|(_, pairs)| pairs).copied().max().unwrap_or(0);
+        let mut store = Self {
+            dir: dir.to_owned(),
+            job_name: job.name.clone(),
+            arena: arena.clone(),
+            options,
+            _lock: lock,
+            map: PageMap::default(),
+            map_blocks: Vec::new(),
+            map_deltas: 0,
+            long_chains: BTreeSet::new(),
+            needs_full: true,
+            // A damaged superblock may have held a later number.
+            next_id: seen + 1 + catalog.damages.len() as u64,
+            next_extent: catalog.extent_numbers.iter().max().map_or(1, |number| number.saturating_add(1)),
+            next_extent_bytes: options.extent_bytes_min.next_multiple_of(format::SECTOR_BYTES as u64),
+            next_superblock: catalog.superblock_numbers.iter().max().map_or(1, |number| number.saturating_add(1)),
+            retained: found.retained,
+            superblock: None,
+            old_superblocks: catalog.superblock_numbers.iter().copied().collect(),
+            extents,
+            current: None,
+            restored_alive: Weak::new(),
+            restored_extents: BTreeSet::new(),
+            active: None,
+            background: Vec::new(),
+        };
+        store.open_superblock(io, &catalog)?;
+        let restored = found.newest.map(|(loaded, extents)| store.start_from(loaded, extents));
+        Ok(OpenedStore { store, restored, damages: found.damages })
+    }
+
+    /// Goes on with the superblock file that is there if nothing is wrong with it, else with a new one.
+    fn open_superblock(&mut self, io: &mut dyn Io, catalog: &Catalog) -> Result<(), RestoreError> {
+        if let (Some((number, pairs)), true) = (&catalog.superblock, catalog.damages.is_empty())
+            && pairs.len() >= pairs_for(&self.options)
+        {
+            let path = self.dir.join(format::superblock_name(*number));
+            let opened = io.complete(IoOp::Open { path, mode: OpenMode::ReadWrite, direct: true }).map_err(refusal)?;
+            if let IoOutput::File(file) = opened {
+                self.old_superblocks.remove(number);
+                self.superblock = Some(SuperblockFile { number: *number, file, pairs: pairs.clone() });
+            }
+            return Ok(());
+        }
+        let number = self.next_superblock;
+        self.next_superblock = number.saturating_add(1);
+        let free = Superblock::free(&self.job_name, pairs_for(&self.options));
+        let retained: Vec<Superblock> = self.retained.iter().map(|kept| kept.superblock.clone()).collect();
+        let mut creation = SuperblockCreation::start(io, &self.arena, &self.dir, number, &free, &retained)?;
+        let opened = loop {
+            io.drive();
+            if let Some(ended) = creation.step(io) {
+                break ended.map_err(refusal)?;
+            }
+            io.wait(Duration::from_millis(10));
+        };
+        self.superblock = Some(opened);
+        Ok(())
+    }
+
+    /// Takes the restored pages for its own: the next checkpoint builds on them.
+    fn start_from(&mut self, loaded: Loaded, extents: BTreeSet<u32>) -> Arc<RestoredCheckpoint> {
+        self.map = loaded.map.clone();
+        self.map_blocks = loaded.manifest.page_map.clone();
+        // How many checkpoints wrote these blocks: the base counts for none.
+        let writers: BTreeSet<u64> = self.map_blocks.iter().map(|block| block.checkpoint).collect();
+        self.map_deltas = writers.len().saturating_sub(1);
+        self.needs_full = false;
+        self.restored_extents = extents;
+        let alive = Arc::new(());
+        self.restored_alive = Arc::downgrade(&alive);
+        let pages: Vec<_> = self.map.iter().map(|(page, _)| page).collect();
+        pages.into_iter().for_each(|page| self.note_chain(page));
+        Arc::new(RestoredCheckpoint::new(&self.dir, loaded, alive))
+    }
+}
+
+/// What can be used, and what cannot.
+struct Found {
+    newest: Option<(Loaded, BTreeSet<u32>)>,
+    retained: Vec<Retained>,
+    damages: Vec<Damage>,
+}
+
+fn find(reader: &mut Reader<'_>, dir: &Path, catalog: &Catalog) -> Result<Found, RestoreError> {
+    let mut found = Found { newest: None, retained: Vec::new(), damages: catalog.damages.clone() };
+    for superblock in &catalog.checkpoints {
+        let job = format::fnv1a(superblock.job_name.as_bytes());
+        // Only the one that is restored is read whole; of older ones it is enough to know which files they need.
+        let result = match found.newest {
+            None => reader.load(superblock, Depth::Added).map(|loaded| (loaded.manifest.extents.clone(), Some(loaded))),
+            Some(_) => reader.manifest(job, superblock).map(|manifest| (manifest.extents, None)),
+        };
+        match result {
+            Ok((extents, loaded)) => {
+                let extents: BTreeSet<u32> = extents.into_iter().chain([superblock.manifest.file]).collect();
+                if let Some(loaded) = loaded {
+                    found.newest = Some((loaded, extents.clone()));
+                }
+                found.retained.push(Retained { superblock: superblock.clone(), extents });
+            }
+            Err(LoadFault::Refused(refusal)) => return Err(refusal),
+            Err(LoadFault::Damaged(damages)) => found.damages.extend(damages),
+        }
+    }
+    if found.newest.is_none() && catalog.superblock.is_none() && !catalog.extent_numbers.is_empty() {
+        found.damages.push(Damage {
+            checkpoint: CheckpointId(0),
+            path: dir.to_owned(),
+            offset: 0,
+            what: "superblock".to_owned(),
+            fault: BlockFault::Unreadable("there are extents but no readable superblock file".to_owned()),
+        });
+    }
+    if found.newest.is_none() && !found.damages.is_empty() {
+        return Err(RestoreError::AllDamaged { dir: dir.to_owned(), damages: found.damages });
+    }
+    Ok(found)
+}
+
+fn extent_lengths(reader: &mut Reader<'_>, catalog: &Catalog) -> BTreeMap<u32, u64> {
+    let len = |number: &u32| (*number, reader.extent_len(*number).unwrap_or(0));
+    catalog.extent_numbers.iter().map(len).collect()
+}

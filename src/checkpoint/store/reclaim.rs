@@ -1,0 +1,118 @@
+//! What is kept and what goes: retained checkpoints, unreachable extents, pages that must move so that extents die.
+//!
+//! Page chains keep old images alive, so extents would rarely become unreachable by themselves. Extents that are less than
+//! half alive are emptied, the emptiest first, a bounded number of bytes per checkpoint, by asking for images of the pages
+//! that live there. Long chains are asked for at lengths spread by page, so that they do not all become images at once.
+
+use super::{Background, CheckpointStore, ImagesNeeded};
+use crate::checkpoint::format::{extent_name, superblock_name};
+use crate::checkpoint::snapshot::PageKey;
+use crate::io::{FileId, Io, IoOp};
+use std::collections::{BTreeMap, BTreeSet};
+
+impl CheckpointStore {
+    /// Which pages the next checkpoint must hand over as images. Ask before every `begin`; costs a walk over the page map
+    /// when an extent is nearly dead.
+    pub fn pages_needing_images(&self) -> ImagesNeeded {
+        if self.needs_full {
+            return ImagesNeeded::Everything;
+        }
+        let mut pages = self.long_chains.clone();
+        let leaving = self.extents_to_empty();
+        let mut left_bytes = self.options.move_bytes_max;
+        if !leaving.is_empty() {
+            let lives_there = |file: u32| leaving.contains(&file);
+            for (page, chain) in self.map.iter().filter(|(_, chain)| chain.iter().any(|piece| lives_there(piece.file)))
+            {
+                let bytes = chain.iter().map(|piece| u64::from(piece.len)).sum();
+                pages.insert(page);
+                match left_bytes.checked_sub(bytes) {
+                    Some(left) => left_bytes = left,
+                    None => break,
+                }
+            }
+        }
+        ImagesNeeded::Pages(pages.into_iter().collect())
+    }
+
+    /// The emptiest extents whose living pieces fit into what may move at once; at least one if any is half dead.
+    fn extents_to_empty(&self) -> BTreeSet<u32> {
+        let current = self.current.map(|extent| extent.number);
+        let half_dead = |(number, live): (&u32, &u64)| {
+            let len = self.extents.get(number).copied().unwrap_or(0);
+            (Some(*number) != current && *live * 2 < len).then_some((*live, *number))
+        };
+        let mut candidates: Vec<(u64, u32)> = self.map.live_bytes().iter().filter_map(half_dead).collect();
+        candidates.sort_unstable();
+        let mut moved = 0;
+        let fits = |(live, _): &(u64, u32)| {
+            let first = moved == 0;
+            moved += live;
+            first || moved <= self.options.move_bytes_max
+        };
+        candidates.into_iter().take_while(fits).map(|(_, number)| number).collect()
+    }
+
+    /// Keeps track of pages whose chain is so long that an image is due.
+    pub(super) fn note_chain(&mut self, page: PageKey) {
+        let spread = (self.options.deltas_max / 2).max(1);
+        let due = self.options.deltas_max - (page.page as usize + usize::from(page.key_group)) % spread;
+        if self.map.chain(page).len() > due {
+            self.long_chains.insert(page);
+        } else {
+            self.long_chains.remove(&page);
+        }
+    }
+
+    /// Removes what no retained checkpoint, no reader and no writer needs. Failures are logged and tried again later.
+    pub(super) fn remove_unreachable(&mut self, io: &mut dyn Io) {
+        let mut needed: BTreeSet<u32> = self.retained.iter().flat_map(|kept| kept.extents.iter().copied()).collect();
+        needed.extend(self.current.map(|extent| extent.number));
+        if self.restored_alive.strong_count() > 0 {
+            needed.extend(&self.restored_extents);
+        }
+        let (kept, gone): (BTreeMap<u32, u64>, BTreeMap<u32, u64>) =
+            std::mem::take(&mut self.extents).into_iter().partition(|(number, _)| needed.contains(number));
+        self.extents = kept;
+        for (number, len_bytes) in gone {
+            self.remove_extent(io, number, len_bytes);
+        }
+        for number in std::mem::take(&mut self.old_superblocks) {
+            let token = io.submit(IoOp::Remove { path: self.dir.join(superblock_name(number)) });
+            self.background.push((token, Background::RemovingSuperblock(number)));
+        }
+    }
+
+    pub(super) fn remove_extent(&mut self, io: &mut dyn Io, number: u32, len_bytes: u64) {
+        let token = io.submit(IoOp::Remove { path: self.dir.join(extent_name(number)) });
+        self.background.push((token, Background::RemovingExtent(number, len_bytes)));
+    }
+
+    pub(super) fn close_later(&mut self, io: &mut dyn Io, file: FileId) {
+        let token = io.submit(IoOp::Close { file });
+        self.background.push((token, Background::Closing));
+    }
+
+    pub(super) fn collect_background(&mut self, io: &mut dyn Io) {
+        let waiting = std::mem::take(&mut self.background);
+        for (token, what) in waiting {
+            match (io.take(token), what) {
+                (None, what) => self.background.push((token, what)),
+                (Some(Ok(_)), _) => {}
+                (Some(Err(error)), what) => {
+                    tracing::warn!(%error, "cleaning up the checkpoint directory failed, it is tried again later");
+                    match what {
+                        Background::Closing => {}
+                        _ if error.kind == std::io::ErrorKind::NotFound => {}
+                        Background::RemovingExtent(number, len_bytes) => {
+                            self.extents.insert(number, len_bytes);
+                        }
+                        Background::RemovingSuperblock(number) => {
+                            self.old_superblocks.insert(number);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
