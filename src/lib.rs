@@ -6,8 +6,11 @@ compile_error!("segments and checkpoints are little-endian in memory: big-endian
 
 pub mod checkpoint;
 pub mod io;
+pub mod job_manager;
 pub mod memory;
+pub mod metrics;
 pub mod record;
 pub mod slot;
 pub mod state;
+pub mod task_manager;
 pub mod time;
