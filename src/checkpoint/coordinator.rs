@@ -383,6 +383,16 @@ impl CheckpointCoordinator {
         self.abort_where(|pending| pending.id == id, AbortReason::StoreFailed(reason.into()), now_ns, out);
     }
 
+    /// The store is gone and will not answer: what it was committing counts as aborted. Only for a paused coordinator.
+    pub fn abandon_commits(&mut self, reason: &str, now_ns: u64, out: &mut Vec<CheckpointAction>) {
+        self.abort_where(|_| true, AbortReason::NotAllRunning(reason.into()), now_ns, out);
+    }
+
+    /// Whether every task runs, so that checkpoints may be triggered.
+    pub fn is_resumed(&self) -> bool {
+        self.due_ns.is_some()
+    }
+
     /// Whether a checkpoint is with the store, so that `last_completed` may still grow.
     pub fn is_committing(&self) -> bool {
         self.pending.iter().any(|pending| pending.phase == Phase::Committing)

@@ -1,0 +1,218 @@
+//! Latencies of one slot's sink: recorded by its thread without a lock, collected by another on request.
+//!
+//! Two histograms go round: the recorder fills one while the reader empties the other.
+//! ```text
+//! recorder --- full, when asked for ---> reader: merges it into the whole
+//!          <------- emptied spare -------
+//! ```
+//! Unlike Flink, latency is always measured, from the source's intended time of every record: there are no latency markers to switch on.
+
+use crossbeam_queue::ArrayQueue;
+use hdrhistogram::Histogram;
+use std::sync::Arc;
+
+/// One nanosecond to one minute; longer ones count as a minute.
+const LATENCY_NS_MAX: u64 = 60_000_000_000;
+
+/// Two digits: at most 1 % off, and 29 KiB per histogram, which fits in a first-level cache. Three would be 213 KiB and thrash it.
+const SIGNIFICANT_DIGITS: u8 = 2;
+
+/// The recording end; stays with the slot.
+#[derive(Debug)]
+pub struct LatencyRecorder {
+    current: Histogram<u64>,
+    exchange: Arc<Exchange>,
+}
+
+/// The collecting end: holds everything collected so far.
+#[derive(Debug)]
+pub struct LatencyReader {
+    collected: Histogram<u64>,
+    exchange: Arc<Exchange>,
+}
+
+/// The figures that are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LatencySummary {
+    /// How many were recorded.
+    pub count: u64,
+    /// Half were at most this.
+    pub p50_ns: u64,
+    /// 99 of 100 were at most this.
+    pub p99_ns: u64,
+    /// 999 of 1000 were at most this.
+    pub p999_ns: u64,
+    /// All were at most this.
+    pub max_ns: u64,
+}
+
+/// The spare in one queue is the request: the recorder that finds it answers with what it has.
+#[derive(Debug)]
+struct Exchange {
+    spare: ArrayQueue<Histogram<u64>>,
+    full: ArrayQueue<Histogram<u64>>,
+}
+
+/// Both ends of a new measurement.
+pub fn latency_channel() -> (LatencyRecorder, LatencyReader) {
+    let exchange = Arc::new(Exchange { spare: ArrayQueue::new(1), full: ArrayQueue::new(1) });
+    let recorder = LatencyRecorder { current: empty(), exchange: exchange.clone() };
+    // The second histogram starts at the reader, as an answer without content: `request` sends it on its way.
+    let _ = exchange.full.push(empty());
+    (recorder, LatencyReader { collected: empty(), exchange })
+}
+
+/// The figures of several readers together.
+pub fn summarize<'a>(readers: impl IntoIterator<Item = &'a LatencyReader>) -> LatencySummary {
+    let mut whole = empty();
+    for reader in readers {
+        add(&mut whole, &reader.collected);
+    }
+    LatencySummary {
+        count: whole.len(),
+        p50_ns: whole.value_at_quantile(0.5),
+        p99_ns: whole.value_at_quantile(0.99),
+        p999_ns: whole.value_at_quantile(0.999),
+        max_ns: whole.max(),
+    }
+}
+
+impl LatencyRecorder {
+    /// Records one latency. No lock, no allocation.
+    #[inline]
+    pub fn record(&mut self, latency_ns: u64) {
+        self.current.saturating_record(latency_ns.max(1));
+    }
+
+    /// Hands over what was recorded if the reader asked for it. Once per step: one load when nobody did.
+    #[inline]
+    pub fn hand_over_if_asked(&mut self) {
+        if !self.exchange.spare.is_empty() {
+            self.hand_over();
+        }
+    }
+
+    #[cold]
+    fn hand_over(&mut self) {
+        if let Some(spare) = self.exchange.spare.pop() {
+            let full = std::mem::replace(&mut self.current, spare);
+            // There are two histograms, and the other one is here: the queue is empty.
+            let _ = self.exchange.full.push(full);
+        }
+    }
+}
+
+impl Drop for LatencyRecorder {
+    /// What was recorded after the last request goes to the reader: the last figures of a run are complete.
+    fn drop(&mut self) {
+        let mut last = self.exchange.full.pop().unwrap_or_else(empty);
+        add(&mut last, &self.current);
+        let _ = self.exchange.full.push(last);
+    }
+}
+
+impl LatencyReader {
+    /// Takes in what the recorder handed over since, and asks it for more. Never waits: figures lag by one request.
+    pub fn collect(&mut self) {
+        if let Some(mut full) = self.exchange.full.pop() {
+            add(&mut self.collected, &full);
+            full.reset();
+            let _ = self.exchange.spare.push(full);
+        }
+    }
+
+    /// The figures of everything collected.
+    pub fn summary(&self) -> LatencySummary {
+        summarize([self])
+    }
+}
+
+fn empty() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_NS_MAX, SIGNIFICANT_DIGITS)
+        .expect("the bounds are constants that hdrhistogram accepts")
+}
+
+fn add(whole: &mut Histogram<u64>, part: &Histogram<u64>) {
+    whole.add(part).expect("all histograms of this file have the same bounds");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_arrive_at_the_request_after_the_one_that_asked() {
+        let (mut recorder, mut reader) = latency_channel();
+        recorder.record(100);
+        recorder.hand_over_if_asked();
+        reader.collect();
+        assert_eq!(reader.summary().count, 0, "nobody had asked");
+        recorder.hand_over_if_asked();
+        reader.collect();
+        assert_eq!(reader.summary().count, 1);
+        assert_eq!(reader.summary().max_ns, 100);
+    }
+
+    #[test]
+    fn collected_figures_add_up_and_count_each_record_once() {
+        let (mut recorder, mut reader) = latency_channel();
+        for round in 0..10 {
+            recorder.record(round);
+            recorder.hand_over_if_asked();
+            reader.collect();
+            reader.collect();
+        }
+        drop(recorder);
+        reader.collect();
+        assert_eq!(reader.summary().count, 10);
+    }
+
+    #[test]
+    fn a_dropped_recorder_leaves_its_last_figures_even_beside_unread_ones() {
+        let (mut recorder, mut reader) = latency_channel();
+        reader.collect();
+        recorder.record(5);
+        recorder.hand_over_if_asked();
+        recorder.record(6);
+        drop(recorder);
+        reader.collect();
+        assert_eq!(reader.summary().count, 2);
+    }
+
+    #[test]
+    fn quantiles_are_within_a_hundredth() {
+        let (mut recorder, mut reader) = latency_channel();
+        (1..=1_000).for_each(|us| recorder.record(us * 1_000));
+        drop(recorder);
+        reader.collect();
+        let summary = reader.summary();
+        let close = |value: u64, expected: u64| value.abs_diff(expected) * 100 <= expected;
+        assert!(close(summary.p50_ns, 500_000) && close(summary.p99_ns, 990_000), "{summary:?}");
+        assert!(close(summary.p999_ns, 999_000) && close(summary.max_ns, 1_000_000), "{summary:?}");
+    }
+
+    #[test]
+    fn what_lies_outside_the_bounds_is_counted_at_the_bound() {
+        let (mut recorder, mut reader) = latency_channel();
+        recorder.record(0);
+        recorder.record(u64::MAX);
+        drop(recorder);
+        reader.collect();
+        let summary = reader.summary();
+        assert_eq!((summary.count, summary.p50_ns), (2, 1));
+        assert!(summary.max_ns >= LATENCY_NS_MAX);
+    }
+
+    #[test]
+    fn several_slots_are_summarized_together() {
+        let (mut first, mut first_reader) = latency_channel();
+        let (mut second, mut second_reader) = latency_channel();
+        first.record(10);
+        second.record(70);
+        drop((first, second));
+        first_reader.collect();
+        second_reader.collect();
+        let both = summarize([&first_reader, &second_reader]);
+        assert_eq!((both.count, both.p50_ns, both.max_ns), (2, 10, 70));
+    }
+}
