@@ -3,7 +3,9 @@
 mod counters;
 mod latency;
 mod registry;
+mod task_metrics;
 
 pub use counters::{Counter, EventTimeGauge, LossReason, OperatorCounters};
 pub use latency::{LatencyReader, LatencyRecorder, LatencySummary, latency_channel, summarize};
 pub use registry::{Metric, MetricsRegistry, OperatorName, Sample};
+pub use task_metrics::TaskMetrics;

@@ -11,7 +11,7 @@ use super::output::SideGate;
 use super::process::{Process, TIMERS_PER_CALL_MAX};
 use super::{ChainContext, Flow, Signal, Stage};
 use crate::graph::{BuildContext, BuildError};
-use crate::metrics::Counter;
+use crate::metrics::{LossReason, OperatorCounters};
 use crate::record::{Key, Record, Stamp};
 use crate::state::{EventQueue, Hashed, QueuedEvent};
 use crate::time::{EventTimeMs, Watermark};
@@ -21,7 +21,7 @@ use std::sync::Arc;
 pub struct OrderedProcess<K: Key + ?Sized, R: Record, P: KeyedProcess<K, R::View>, N> {
     process: Process<K, R::View, P, N>,
     waiting: EventQueue<K>,
-    late: Counter,
+    counters: Arc<OperatorCounters>,
 }
 
 impl<K, R, P, N> OrderedProcess<K, R, P, N>
@@ -41,7 +41,7 @@ where
     ) -> Result<Self, BuildError> {
         let process = Process::open(operator, function, side, cx, next)?;
         let waiting = cx.state.borrow_mut().event_queue(operator, "waiting")?;
-        Ok(Self { process, waiting, late: cx.metrics.counter(operator, "late") })
+        Ok(Self { process, waiting, counters: cx.metrics.counters(operator) })
     }
 
     fn deliver_due(&mut self, cx: &mut ChainContext<'_>, watermark: Watermark) -> Flow {
@@ -97,7 +97,7 @@ where
         bytes: &[u8],
     ) {
         if stamp.at <= stamp.clock.max(self.process.watermark()) {
-            self.late.add(1);
+            self.counters.lost(LossReason::LateForOrder).add(1);
             return;
         }
         if let Err(error) = self.waiting.push(&key, stamp.at, stamp.split, bytes) {

@@ -3,7 +3,7 @@
 use super::{ChainContext, Flow, Signal, Stage};
 use crate::graph::{BuildContext, BuildError};
 use crate::memory::Arena;
-use crate::metrics::{Counter, LatencyRecorder};
+use crate::metrics::{LatencyRecorder, OperatorCounters};
 use crate::record::Stamp;
 use crate::sink::{Sink, SinkContext, SinkError, SinkWriter};
 use std::marker::PhantomData;
@@ -17,7 +17,7 @@ pub struct SinkStage<V, W> {
     operator: Arc<str>,
     writer: W,
     arena: Arena,
-    records: Counter,
+    counters: Arc<OperatorCounters>,
     latency: LatencyRecorder,
     _records: PhantomData<fn(&V)>,
 }
@@ -36,7 +36,7 @@ impl<V: 'static, W: SinkWriter<V>> SinkStage<V, W> {
             operator: operator.clone(),
             writer,
             arena: cx.arena.clone(),
-            records: cx.metrics.counter(operator, "records_in"),
+            counters: cx.metrics.counters(operator),
             latency: cx.metrics.latency(operator),
             _records: PhantomData,
         })
@@ -61,7 +61,7 @@ impl<V: 'static, W: SinkWriter<V>> SinkStage<V, W> {
 impl<V: 'static, W: SinkWriter<V>> Stage<V> for SinkStage<V, W> {
     #[inline]
     fn record(&mut self, cx: &mut ChainContext<'_>, stamp: &Stamp, record: &V) {
-        self.records.add(1);
+        self.counters.records_in.add(1);
         self.latency.record(cx.now_ns.saturating_sub(stamp.origin_ns));
         self.with_writer(cx, |writer, cx| writer.write(cx, stamp, record));
     }
@@ -89,7 +89,7 @@ impl<V: 'static, W: SinkWriter<V>> Stage<V> for SinkStage<V, W> {
             Signal::Committed(committed) => **committed &= self.writer.is_committed(),
             Signal::Poll(worked) => {
                 **worked |= self.with_writer(cx, |writer, cx| writer.poll(cx)).unwrap_or(false);
-                self.latency.publish();
+                self.latency.hand_over_if_asked();
             }
             Signal::Watermark(_) | Signal::Idle(_) | Signal::Close => {}
         }

@@ -15,7 +15,7 @@ use super::keyed::KeyedStage;
 use super::output::SideGate;
 use super::{ChainContext, Flow, Signal, Stage};
 use crate::graph::{BuildContext, BuildError};
-use crate::metrics::Counter;
+use crate::metrics::{LossReason, OperatorCounters};
 use crate::record::{Key, Record, Stamp};
 use crate::state::{Both, DueTimer, Hashed, NamespacedState, StateError, Timers};
 use crate::time::{EventTimeMs, Watermark};
@@ -52,9 +52,7 @@ pub struct WindowAggregate<K: Key + ?Sized + ToOwned, R: Record, A: Aggregate<R:
     timers: Timers<K>,
     watermark: Watermark,
     late_output: SideGate<R::View>,
-    late: Counter,
-    between_windows: Counter,
-    fired: Counter,
+    counters: Arc<OperatorCounters>,
     /// Reused from window to window, so that firing allocates nothing for the key.
     result: Option<WindowResult<K::Owned, A::Out>>,
     next: N,
@@ -85,9 +83,7 @@ where
             timers: state.timers(operator, "window-ends")?,
             watermark: Watermark::MIN,
             late_output,
-            late: cx.metrics.counter(operator, "late"),
-            between_windows: cx.metrics.counter(operator, "dropped: between two windows"),
-            fired: cx.metrics.counter(operator, "windows"),
+            counters: cx.metrics.counters(operator),
             result: None,
             operator: operator.clone(),
             next,
@@ -106,11 +102,11 @@ where
         let clock = stamp.clock.max(self.watermark);
         let (windows, missed) = self.windows.windows_and_passed(start, clock);
         if windows == 0 {
-            self.between_windows.add(1);
+            self.counters.lost(LossReason::BetweenWindows).add(1);
             return Ok(());
         }
         if missed == windows {
-            self.late.add(1);
+            self.counters.lost(LossReason::LateForWindow).add(1);
             self.late_output.emit(cx, stamp, record);
             return Ok(());
         }
@@ -188,7 +184,7 @@ where
     }
 
     fn emit(&mut self, cx: &mut ChainContext<'_>, key: &K, window: TimeWindow, accumulator: &A::Accumulator) {
-        self.fired.add(1);
+        self.counters.records_out.add(1);
         let value = self.aggregate.result(accumulator);
         let result = match self.result.take() {
             Some(mut result) => {

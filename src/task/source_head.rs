@@ -5,7 +5,7 @@
 
 use crate::graph::{BuildContext, ChainRoot, SourceRoot, SourceStep};
 use crate::memory::Arena;
-use crate::metrics::{Counter, TaskMetrics};
+use crate::metrics::{LossReason, OperatorCounters};
 use crate::operator::{ChainContext, Flow, Restored, Signal, SnapshotBuilder, Stage};
 use crate::record::Stamp;
 use crate::source::{ReadContext, ReadStatus, Source, SplitReader};
@@ -32,8 +32,7 @@ pub struct SourceHead<S: Source, F, N> {
     idle_checked_ns: u64,
     ended: bool,
     arena: Arena,
-    metrics: TaskMetrics,
-    records: Counter,
+    counters: Arc<OperatorCounters>,
     next: N,
 }
 
@@ -92,8 +91,7 @@ where
             idle_checked_ns: 0,
             ended: false,
             arena: cx.arena.clone(),
-            metrics: cx.metrics.clone(),
-            records: cx.metrics.counter(&operator, "records_out"),
+            counters: cx.metrics.counters(&operator),
             operator,
             next,
         }
@@ -101,7 +99,7 @@ where
 
     /// Reads one split once, passing its records down the chain.
     fn read_split(&mut self, index: usize, cx: &mut ChainContext<'_>) -> ReadStatus {
-        let Self { operator, source, at, clocks, splits, arena, metrics, records, next, .. } = self;
+        let Self { operator, source, at, clocks, splits, arena, counters, next, .. } = self;
         let split = &mut splits[index];
         if let SplitState::Unopened(position) = &split.state {
             match source.open(&split.name, position.as_deref()) {
@@ -116,7 +114,7 @@ where
         let clock = clocks.split_mut(split.number).expect("a split has a clock until it ends");
         let number = split.number;
         let ChainContext { now_ns, wall_ms, io, failure } = cx;
-        let mut dropped = |reason: &'static str| metrics.counter(operator, reason).add(1);
+        let mut dropped = |_reason: &'static str| counters.lost(LossReason::BadRecord).add(1);
         let mut read_cx = ReadContext { now_ns: *now_ns, wall_ms: *wall_ms, io: *io, arena, dropped: &mut dropped };
         let read = reader.read(&mut read_cx, RECORDS_PER_SPLIT_MAX, |cx, record, origin_ns| {
             let at = match at {
@@ -125,7 +123,7 @@ where
             };
             let clock = clock.on_event(at);
             let stamp = Stamp { at, clock: if clock >= at { clock } else { EventTimeMs::MIN }, split: number, origin_ns };
-            records.add(1);
+            counters.records_out.add(1);
             let mut cx = ChainContext { now_ns: cx.now_ns, wall_ms: cx.wall_ms, io: cx.io, failure };
             next.record(&mut cx, &stamp, record);
         });
