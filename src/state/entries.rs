@@ -1,0 +1,156 @@
+//! Entries with values of any length: those too long for one cell are cut into chunks.
+//!
+//! ```text
+//! a long value's cell   (key, chunked) -> {total length u32, generation u32}
+//! its chunks            key ++ chunk number u32 ++ kind of the cell u8, of kind CHUNK_EVEN or CHUNK_ODD -> up to 2 KiB
+//! ```
+//! A long value is rewritten under the other generation first and switched by one write of its cell, so a refusal in between
+//! leaves the old value. Chunks are entries like all others: they lie in the key's key group, in pages of their own hashes.
+
+use super::layout::Layout;
+use super::page_hash::page_hash;
+use super::slotted_page::{self, VALUE_LEN_MAX};
+use super::table::{Address, EntryAt, Table};
+use super::{KeyGroup, StateError};
+use crate::record::Key;
+
+/// The kinds of entries: what keeps several entries of one key apart.
+pub(super) const VALUE: u8 = 0;
+pub(super) const LIST_LEN: u8 = 1;
+pub(super) const LIST_ELEMENT: u8 = 2;
+pub(super) const MAP_LEN: u8 = 3;
+pub(super) const MAP_ENTRY: u8 = 4;
+pub(super) const MAP_KEY: u8 = 5;
+pub(super) const CHUNK_EVEN: u8 = 6;
+pub(super) const CHUNK_ODD: u8 = 7;
+
+/// The longest key, with what lists and maps append to it.
+pub(super) const KEY_LEN_MAX: usize = slotted_page::KEY_LEN_MAX - CHUNK_SUFFIX_LEN;
+
+const CHUNK_SUFFIX_LEN: usize = 5;
+const ROOT_LEN: usize = 8;
+
+impl<'a> Address<'a> {
+    /// The address of a composite key.
+    pub fn of(group: KeyGroup, kind: u8, key: &'a [u8]) -> Self {
+        Self { group, hash: page_hash(kind, key), kind, key }
+    }
+}
+
+/// Whether an entry can be a chunk, for the checks at restore.
+pub(super) fn check_chunk(kind: u8, key: &[u8], value: &[u8]) -> bool {
+    (kind == CHUNK_EVEN || kind == CHUNK_ODD) && key.len() >= CHUNK_SUFFIX_LEN && !value.is_empty()
+}
+
+impl Table {
+    /// Calls `read` with the value of an entry, if there is one.
+    pub fn read<R>(&self, address: Address, read: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        let entry = self.find(self.layout, address)?;
+        let value = self.value(self.layout, entry);
+        if !self.is_chunked(entry) {
+            return Some(read(value));
+        }
+        let (len, generation) = root(value)?;
+        let mut whole = Vec::new();
+        for number in 0..len.div_ceil(VALUE_LEN_MAX) {
+            let key = chunk_key(address, number);
+            let chunk = self.find(self.layout, Address::of(address.group, chunk_kind(generation), &key))?;
+            whole.extend_from_slice(self.value(self.layout, chunk));
+        }
+        (whole.len() == len).then(|| read(&whole))
+    }
+
+    /// Writes the value of an entry, new or not: `store` fills in `len` bytes. An error leaves the old value.
+    pub fn write(&mut self, address: Address, len: usize, store: impl FnOnce(&mut [u8])) -> Result<(), StateError> {
+        let old = self.find(self.layout, address).and_then(|entry| self.root_of(entry));
+        let is_long = len > VALUE_LEN_MAX && self.layout == Layout::Slotted;
+        if self.layout == Layout::Slotted && address.key.len() > KEY_LEN_MAX {
+            return Err(self.key_too_long(address.key.len()));
+        }
+        if !is_long {
+            store(self.value_for(address, len, false)?);
+        } else {
+            let generation = old.map_or(0, |(_, generation)| generation ^ 1);
+            let mut whole = vec![0; len];
+            store(&mut whole);
+            let written = self.write_chunks(address, generation, &whole).and_then(|()| {
+                let root = self.value_for(address, ROOT_LEN, true)?;
+                root[..4].copy_from_slice(&(len as u32).to_le_bytes());
+                root[4..].copy_from_slice(&generation.to_le_bytes());
+                Ok(())
+            });
+            if let Err(refusal) = written {
+                self.remove_chunks(address, (len, generation));
+                return Err(refusal);
+            }
+        }
+        if let Some(old) = old {
+            self.remove_chunks(address, old);
+        }
+        Ok(())
+    }
+
+    /// Removes an entry with its chunks; answers whether there was one.
+    pub fn delete(&mut self, address: Address) -> bool {
+        let Some(entry) = self.find(self.layout, address) else { return false };
+        let root = self.root_of(entry);
+        self.remove(entry);
+        if let Some(root) = root {
+            self.remove_chunks(address, root);
+        }
+        true
+    }
+
+    fn write_chunks(&mut self, address: Address, generation: u32, whole: &[u8]) -> Result<(), StateError> {
+        for (number, chunk) in whole.chunks(VALUE_LEN_MAX).enumerate() {
+            let key = chunk_key(address, number);
+            let address = Address::of(address.group, chunk_kind(generation), &key);
+            self.value_for(address, chunk.len(), false)?.copy_from_slice(chunk);
+        }
+        Ok(())
+    }
+
+    fn remove_chunks(&mut self, address: Address, (len, generation): (usize, u32)) {
+        for number in 0..len.div_ceil(VALUE_LEN_MAX) {
+            let key = chunk_key(address, number);
+            let chunk = self.find(self.layout, Address::of(address.group, chunk_kind(generation), &key));
+            // A chunk is missing only where writing stopped.
+            let Some(chunk) = chunk else { return };
+            self.remove(chunk);
+        }
+    }
+
+    fn is_chunked(&self, entry: EntryAt) -> bool {
+        self.layout == Layout::Slotted && slotted_page::head(self.pages[entry.page].bytes(), entry.at.slot()).chunked
+    }
+
+    fn root_of(&self, entry: EntryAt) -> Option<(usize, u32)> {
+        self.is_chunked(entry).then(|| root(self.value(self.layout, entry))).flatten()
+    }
+}
+
+fn root(value: &[u8]) -> Option<(usize, u32)> {
+    let value: &[u8; ROOT_LEN] = value.try_into().ok()?;
+    let [a, b, c, d, e, f, g, h] = *value;
+    Some((u32::from_le_bytes([a, b, c, d]) as usize, u32::from_le_bytes([e, f, g, h])))
+}
+
+fn chunk_kind(generation: u32) -> u8 {
+    if generation & 1 == 0 { CHUNK_EVEN } else { CHUNK_ODD }
+}
+
+fn chunk_key(address: Address, number: usize) -> Vec<u8> {
+    let mut key = Vec::with_capacity(address.key.len() + CHUNK_SUFFIX_LEN);
+    key.extend_from_slice(address.key);
+    key.extend_from_slice(&(number as u32).to_le_bytes());
+    key.push(address.kind);
+    key
+}
+
+/// Whether bytes can be a key of type `K`; unlike `Key::from_bytes` it does not ask for alignment.
+pub(super) fn is_key<K: Key + ?Sized>(bytes: &[u8]) -> bool {
+    match K::FIXED_LEN {
+        Some(len) => bytes.len() == len,
+        None => K::from_bytes(bytes).is_some(),
+    }
+}

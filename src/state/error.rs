@@ -1,0 +1,122 @@
+//! Why keyed state refuses: each refusal names the operator and the state, and what to do.
+
+use crate::memory::MemoryError;
+
+/// What can go wrong with keyed state. After any of these the state is as it was before the call.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StateError {
+    /// A table needed one more page and the budget had none.
+    #[error("state \"{state}\" of operator \"{operator}\" cannot grow: {source}")]
+    Memory {
+        /// The operator.
+        operator: String,
+        /// The state.
+        state: String,
+        /// Who refused.
+        source: MemoryError,
+    },
+    /// The memory for a snapshot's copies was refused; the snapshot was given up, the state itself goes on.
+    #[error("the snapshot of state \"{state}\" of operator \"{operator}\" was given up: {source}")]
+    SnapshotGivenUp {
+        /// The operator.
+        operator: String,
+        /// The state.
+        state: String,
+        /// Who refused.
+        source: MemoryError,
+    },
+    /// Two states of one operator have the same name.
+    #[error("operator \"{operator}\" registers state \"{state}\" twice: give each state of an operator its own name")]
+    NameTaken {
+        /// The operator.
+        operator: String,
+        /// The state.
+        state: String,
+    },
+    /// The checkpoint holds the state in another layout than the program asks for.
+    #[error(
+        "state \"{state}\" of operator \"{operator}\" is stored as `{stored}`, the program asks for `{asked}`: \
+         restore with the former type, or give the changed state a new name"
+    )]
+    LayoutDiffers {
+        /// The operator.
+        operator: String,
+        /// The state.
+        state: String,
+        /// The layout in the checkpoint.
+        stored: String,
+        /// The layout the program registered.
+        asked: String,
+    },
+    /// A piece belongs to no registered state.
+    #[error("a piece of state {id:#018x} was offered, but no operator registers such a state")]
+    UnknownState {
+        /// The `StateId` in the piece.
+        id: u64,
+    },
+    /// A piece or record belongs to a key group that this subtask does not own.
+    #[error(
+        "state \"{state}\" of operator \"{operator}\" was given key group {key_group}, this subtask owns {start}..{end}"
+    )]
+    ForeignKeyGroup {
+        /// The operator.
+        operator: String,
+        /// The state.
+        state: String,
+        /// The key group given.
+        key_group: u16,
+        /// The first key group owned.
+        start: u16,
+        /// One past the last key group owned.
+        end: u16,
+    },
+    /// A key is longer than a page can hold.
+    #[error("state \"{state}\" of operator \"{operator}\": a key of {len_bytes} bytes is longer than the {len_bytes_max} bytes allowed")]
+    KeyTooLong {
+        /// The operator.
+        operator: String,
+        /// The state.
+        state: String,
+        /// The key's length.
+        len_bytes: usize,
+        /// The longest key allowed.
+        len_bytes_max: usize,
+    },
+    /// Splitting a page did not separate its keys: their hashes are the same, which only happens to chosen keys.
+    #[error(
+        "state \"{state}\" of operator \"{operator}\": key group {key_group} holds too many keys of one hash \
+         ({pages} pages did not separate them): were these keys chosen by somebody?"
+    )]
+    KeysCollide {
+        /// The operator.
+        operator: String,
+        /// The state.
+        state: String,
+        /// The key group.
+        key_group: u16,
+        /// How many pages the key group has.
+        pages: usize,
+    },
+    /// Bytes of a checkpoint are not what this state wrote.
+    #[error("state \"{state}\" of operator \"{operator}\", key group {key_group}, page {page}: {what}")]
+    Damaged {
+        /// The operator.
+        operator: String,
+        /// The state.
+        state: String,
+        /// The key group.
+        key_group: u16,
+        /// The page.
+        page: u32,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// A value cannot be archived or read back.
+    #[error("a value of type {type_name} cannot be archived: {reason}")]
+    Archive {
+        /// The value's type.
+        type_name: &'static str,
+        /// What rkyv says.
+        reason: String,
+    },
+}

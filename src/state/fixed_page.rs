@@ -1,0 +1,79 @@
+//! Cells of constant length: key and value side by side, so that one access touches one or two cache lines.
+//!
+//! Here: where the cell of a slot lies. Unlike the column layout first planned, a cell keeps key and value together: an update of a
+//! random key then misses the cache once instead of twice. Not here: tags and bits (`page`).
+
+use super::page::{CONTROL_LEN, CONTROL_START, LANES, PAGE_LEN};
+use std::ops::Range;
+
+/// The lengths that make up a page of fixed cells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FixedShape {
+    pub key_len: usize,
+    pub value_len: usize,
+    /// Control groups per page.
+    pub groups: usize,
+}
+
+/// Longer cells leave too few slots in a page; such states use slotted pages.
+const CELL_LEN_MAX: usize = 256;
+
+impl FixedShape {
+    /// The shape for these lengths, if cells of that length are worth a fixed page.
+    pub const fn of(key_len: usize, value_len: usize) -> Option<Self> {
+        let cell_len = key_len + value_len;
+        if cell_len > CELL_LEN_MAX || cell_len == 0 {
+            return None;
+        }
+        let fitting = (PAGE_LEN - CONTROL_START) / (CONTROL_LEN + LANES * cell_len);
+        // A slot number has 14 bits in a delta; cells of one or two bytes would need more.
+        let groups = if fitting > 256 { 256 } else { fitting };
+        Some(Self { key_len, value_len, groups })
+    }
+
+    #[inline(always)]
+    pub const fn cell_len(self) -> usize {
+        self.key_len + self.value_len
+    }
+
+    #[inline(always)]
+    const fn cell_offset(self, slot: usize) -> usize {
+        CONTROL_START + self.groups * CONTROL_LEN + slot * self.cell_len()
+    }
+
+    #[inline(always)]
+    pub const fn key(self, slot: usize) -> Range<usize> {
+        let start = self.cell_offset(slot);
+        start..start + self.key_len
+    }
+
+    #[inline(always)]
+    pub const fn value(self, slot: usize) -> Range<usize> {
+        let start = self.cell_offset(slot) + self.key_len;
+        start..start + self.value_len
+    }
+
+    pub const fn cell(self, slot: usize) -> Range<usize> {
+        let start = self.cell_offset(slot);
+        start..start + self.cell_len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_cell_ends_inside_the_page() {
+        for len in 1..=CELL_LEN_MAX {
+            let shape = FixedShape::of(1, len - 1).unwrap();
+            assert!(shape.cell(shape.groups * LANES - 1).end <= PAGE_LEN);
+            assert!(shape.groups >= 5);
+        }
+    }
+
+    #[test]
+    fn eight_byte_keys_with_sixteen_byte_values_cost_26_bytes_a_slot() {
+        assert_eq!(FixedShape::of(8, 16).unwrap().groups * LANES, 636);
+    }
+}

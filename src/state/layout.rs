@@ -1,0 +1,141 @@
+//! The two page layouts behind one value: code that knows the layout at compile time passes a constant and is specialised.
+//!
+//! Here: what differs between the layouts. Not here: what is the same, tags, bits and probing (`page`).
+
+use super::fixed_page::FixedShape;
+use super::page::{LANES, Page, PageBytes, SlotAt};
+use super::page_hash::page_hash;
+use super::slotted_page::{self, CellHead};
+use std::ops::Range;
+
+/// How cells lie in the pages of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// Cells of constant length.
+    Fixed(FixedShape),
+    /// Cells of any length.
+    Slotted,
+}
+
+impl Layout {
+    /// The layout for keys and values of these lengths.
+    pub const fn for_lens(key: Option<usize>, value: Option<usize>) -> Self {
+        if let (Some(key), Some(value)) = (key, value) {
+            if let Some(shape) = FixedShape::of(key, value) {
+                return Layout::Fixed(shape);
+            }
+        }
+        Layout::Slotted
+    }
+
+    /// Control groups per page.
+    #[inline(always)]
+    pub const fn groups(self) -> usize {
+        match self {
+            Layout::Fixed(shape) => shape.groups,
+            Layout::Slotted => slotted_page::GROUPS,
+        }
+    }
+
+    /// Slots per page.
+    pub const fn slots(self) -> usize {
+        self.groups() * LANES
+    }
+
+    /// Slots that may be in use before a page splits: at 15/16 a probe still ends within a group or two.
+    pub const fn used_max(self) -> usize {
+        self.slots() / 16 * 15
+    }
+
+    /// The key and its kind in a live slot.
+    #[inline(always)]
+    pub fn key(self, bytes: &PageBytes, slot: usize) -> (u8, Range<usize>) {
+        match self {
+            Layout::Fixed(shape) => (0, shape.key(slot)),
+            Layout::Slotted => (slotted_page::head(bytes, slot).kind, slotted_page::key(bytes, slot)),
+        }
+    }
+
+    /// Whether the live slot holds this key.
+    #[inline(always)]
+    pub fn is_key(self, bytes: &PageBytes, slot: usize, kind: u8, key: &[u8]) -> bool {
+        match self {
+            Layout::Fixed(shape) => &bytes[shape.key(slot)] == key,
+            Layout::Slotted => {
+                let head = slotted_page::head(bytes, slot);
+                head.kind == kind && head.key_len == key.len() && &bytes[slotted_page::key(bytes, slot)] == key
+            }
+        }
+    }
+
+    /// The value of a live slot.
+    #[inline(always)]
+    pub fn value(self, bytes: &PageBytes, slot: usize) -> Range<usize> {
+        match self {
+            Layout::Fixed(shape) => shape.value(slot),
+            Layout::Slotted => slotted_page::value(bytes, slot),
+        }
+    }
+
+    /// Everything of a live slot, as it goes into deltas and entry-wise images.
+    pub fn cell(self, bytes: &PageBytes, slot: usize) -> Range<usize> {
+        match self {
+            Layout::Fixed(shape) => shape.cell(slot),
+            Layout::Slotted => slotted_page::cell(bytes, slot),
+        }
+    }
+
+    /// The hash of a live slot's key.
+    pub fn hash(self, bytes: &PageBytes, slot: usize) -> u64 {
+        let (kind, key) = self.key(bytes, slot);
+        page_hash(kind, &bytes[key])
+    }
+
+    /// The hash of the key in a cell outside a page.
+    pub fn cell_hash(self, cell: &[u8]) -> u64 {
+        match self {
+            Layout::Fixed(shape) => page_hash(0, &cell[..shape.key_len]),
+            Layout::Slotted => {
+                let head = CellHead::read(cell);
+                page_hash(head.kind, &cell[4..4 + head.key_len])
+            }
+        }
+    }
+
+    /// The length of the cell at the start of `bytes`, which may be anything; `None` when no whole cell is there.
+    pub fn cell_len(self, bytes: &[u8]) -> Option<usize> {
+        match self {
+            Layout::Fixed(shape) => (shape.cell_len() <= bytes.len()).then(|| shape.cell_len()),
+            Layout::Slotted => CellHead::checked(bytes).map(CellHead::cell_len),
+        }
+    }
+
+    /// Whether the page has room for one more cell of `len` bytes beside those of its slots.
+    pub fn fits(self, page: &Page, len: usize) -> bool {
+        match self {
+            Layout::Fixed(_) => true,
+            Layout::Slotted => slotted_page::fits(page, len),
+        }
+    }
+
+    /// Puts a whole cell into a slot that has none.
+    pub fn put_cell(self, page: &mut Page, at: SlotAt, cell: &[u8]) {
+        match self {
+            Layout::Fixed(shape) => page.bytes_mut()[shape.cell(at.slot())].copy_from_slice(cell),
+            Layout::Slotted => {
+                let head = CellHead::read(cell);
+                slotted_page::allocate(page, at, head, &cell[4..4 + head.key_len]);
+                let value = slotted_page::value(page.bytes(), at.slot());
+                page.bytes_mut()[value].copy_from_slice(&cell[4 + head.key_len..head.cell_len()]);
+            }
+        }
+    }
+
+    /// Takes the cell of a slot away.
+    pub fn release(self, page: &mut Page, at: SlotAt) {
+        match self {
+            Layout::Fixed(shape) => page.bytes_mut()[shape.cell(at.slot())].fill(0),
+            Layout::Slotted => slotted_page::release(page, at),
+        }
+    }
+}

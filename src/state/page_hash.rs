@@ -1,0 +1,74 @@
+//! The hash that places a key in a page. FROZEN: page prefixes and tags are persisted, so a change makes every
+//! checkpoint unreadable.
+//!
+//! Here: a folded-multiply hash of bytes with fixed seeds (after foldhash and wyhash, two rounds, so that the high bits, which
+//! pick the page, and the low bits, which pick tag and place in it, are both good). Not here: key groups (`key_group`).
+
+const SEEDS: [u64; 4] = [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0, 0x082e_fa98_ec4e_6c89];
+
+#[inline(always)]
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    product as u64 ^ (product >> 64) as u64
+}
+
+#[inline(always)]
+fn word(bytes: &[u8]) -> u64 {
+    let mut word = [0; 8];
+    word[..bytes.len()].copy_from_slice(bytes);
+    u64::from_le_bytes(word)
+}
+
+/// The hash of an entry's key bytes; `kind` keeps the entries of one key apart (`entries`).
+#[inline(always)]
+pub(super) fn page_hash(kind: u8, bytes: &[u8]) -> u64 {
+    let seed = SEEDS[2] ^ (u64::from(kind) << 56) ^ bytes.len() as u64;
+    let state = if bytes.len() <= 8 { word(bytes) ^ SEEDS[0] } else { long(bytes) };
+    fold(fold(state, SEEDS[1]) ^ seed, SEEDS[3])
+}
+
+#[inline]
+fn long(bytes: &[u8]) -> u64 {
+    let mut state = SEEDS[0];
+    let mut rest = bytes;
+    while rest.len() > 16 {
+        state = fold(word(&rest[..8]) ^ state, word(&rest[8..16]) ^ SEEDS[1]);
+        rest = &rest[16..];
+    }
+    let middle = rest.len() / 2;
+    fold(word(&rest[..middle]) ^ state, word(&rest[middle..]) ^ SEEDS[3])
+}
+
+/// FNV-1a over several strings, each closed by a byte that no UTF-8 text contains: names and layouts.
+pub(super) fn name_hash(names: &[&str]) -> u64 {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    let bytes = names.iter().flat_map(|name| name.bytes().chain([0xff]));
+    bytes.fold(0xcbf2_9ce4_8422_2325, step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_frozen() {
+        assert_eq!(page_hash(0, &1u64.to_le_bytes()), 2_960_391_055_079_295_783);
+        assert_eq!(page_hash(1, b"a key of several words"), 10_239_701_142_622_198_900);
+        assert_eq!(name_hash(&["operator", "state"]), 0);
+    }
+
+    #[test]
+    fn consecutive_keys_spread_over_high_and_low_bits_alike() {
+        for shift in [0, 8, 24, 40, 54] {
+            let mut buckets = [0u32; 1024];
+            (0..100_000u64).for_each(|key| buckets[(page_hash(0, &key.to_le_bytes()) >> shift) as usize % 1024] += 1);
+            let chi2: f64 = buckets.iter().map(|&n| (f64::from(n) - 97.66).powi(2) / 97.66).sum();
+            assert!((850.0..1200.0).contains(&chi2), "shift {shift}: {chi2}");
+        }
+    }
+
+    #[test]
+    fn names_that_concatenate_to_the_same_text_differ() {
+        assert_ne!(name_hash(&["ab", "c"]), name_hash(&["a", "bc"]));
+    }
+}

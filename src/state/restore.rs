@@ -1,0 +1,217 @@
+//! How a table comes back from its pieces. Any bytes give the table that was sealed or a typed error, never a panic.
+//!
+//! Here: applying images and deltas, then checking every page as a whole and rebuilding the directories.
+//! Not here: the form of a piece (`piece`), finding the pieces (the store).
+//!
+//! Two stages: a piece is applied when its form is sound; whether its content is (keys hash into the page, are reachable, occur once) is
+//! checked in `finish`, when the page is complete.
+
+use super::StateError;
+use super::directory::{Bucket, Directory};
+use super::layout::Layout;
+use super::page::{CONTROL_LEN, CONTROL_START, DELETED, EMPTY, LANES, PAGE_LEN, Page, Probe, SlotAt, probe, tag_of};
+use super::piece::{self, KIND_DELTA, KIND_ENTRIES, KIND_PAGE, PieceHead, SlotState};
+use super::table::{Table, live_slots};
+use crate::checkpoint::{PageKey, PieceKind};
+use std::collections::BTreeMap;
+
+/// The pages of a table while its pieces arrive.
+#[derive(Default)]
+pub(super) struct Restoring {
+    /// By key group and page number: the page's index in the table.
+    pages: BTreeMap<(u16, u32), usize>,
+}
+
+impl Restoring {
+    /// Applies one piece; those of one page must come in order.
+    ///
+    /// # Panics
+    /// Asserts that the table was not used before.
+    pub fn apply(&mut self, table: &mut Table, key: PageKey, kind: PieceKind, bytes: &[u8]) -> Result<(), StateError> {
+        assert!(table.directories.is_empty(), "pieces are restored before the first record");
+        if key.key_group < table.range.start || key.key_group >= table.range.end {
+            return Err(table.foreign(key.key_group));
+        }
+        let (head, body) = PieceHead::read(bytes).map_err(|what| table.damaged(key, what))?;
+        if (head.state, head.key_group, head.number) != (key.state, key.key_group, key.page) {
+            return Err(table.damaged(key, "the piece belongs to another page"));
+        }
+        match kind {
+            PieceKind::Image => {
+                let page = table.page_of_image(key, &head, bytes, body)?;
+                match self.pages.get(&(key.key_group, key.page)) {
+                    Some(&index) => table.pages[index] = page,
+                    None => {
+                        self.pages.insert((key.key_group, key.page), table.pages.len());
+                        table.pages.push(page);
+                    }
+                }
+                Ok(())
+            }
+            PieceKind::Delta => {
+                let Some(&index) = self.pages.get(&(key.key_group, key.page)) else {
+                    return Err(table.damaged(key, "a delta comes before any image of its page"));
+                };
+                table.apply_delta(index, &head, body).map_err(|what| table.damaged(key, what))
+            }
+        }
+    }
+
+    /// Checks every page and rebuilds the directories. On an error the table is empty.
+    pub fn finish(self, table: &mut Table) -> Result<(), StateError> {
+        match self.directories(table) {
+            Ok(directories) => {
+                table.directories = directories;
+                Ok(())
+            }
+            Err(error) => {
+                table.pages.clear();
+                Err(error)
+            }
+        }
+    }
+
+    fn directories(&self, table: &Table) -> Result<Vec<Directory>, StateError> {
+        let mut directories = Vec::new();
+        if self.pages.is_empty() {
+            return Ok(directories);
+        }
+        directories.resize_with(table.range.len(), Directory::default);
+        let mut pages = self.pages.iter().peekable();
+        let mut buckets = Vec::new();
+        while let Some((&(key_group, number), &index)) = pages.next() {
+            let key = PageKey { state: table.identity.id, key_group, page: number };
+            let page = &table.pages[index];
+            table.check_page(page).map_err(|what| table.damaged(key, what))?;
+            if number as usize != buckets.len() {
+                return Err(table.damaged(key, "the page before it is missing"));
+            }
+            buckets.push(Bucket { prefix: page.prefix, depth: page.depth, index: index as u32 });
+            if pages.peek().is_none_or(|next| next.0.0 != key_group) {
+                let directory = Directory::rebuild(&buckets).map_err(|what| table.damaged(key, what))?;
+                directories[usize::from(key_group - table.range.start)] = directory;
+                buckets.clear();
+            }
+        }
+        Ok(directories)
+    }
+}
+
+impl Table {
+    fn damaged(&self, key: PageKey, what: &'static str) -> StateError {
+        StateError::Damaged {
+            operator: self.identity.operator.clone(),
+            state: self.identity.name.clone(),
+            key_group: key.key_group,
+            page: key.page,
+            what,
+        }
+    }
+
+    fn page_of_image(&self, key: PageKey, head: &PieceHead, bytes: &[u8], body: &[u8]) -> Result<Page, StateError> {
+        if head.depth > 63 || (head.prefix << head.depth) != 0 {
+            return Err(self.damaged(key, "the page's prefix is longer than its depth"));
+        }
+        let mut page = Page::empty(self.take_block()?, key.key_group, key.page, head.prefix, head.depth);
+        let filled = match (head.kind, self.layout) {
+            (KIND_PAGE, Layout::Fixed(_)) => fill_whole(&mut page, bytes, head, self.layout),
+            (KIND_ENTRIES, _) => piece::read_entries(body, head.entries, self.layout, |entry| {
+                if entry.state == SlotState::Empty {
+                    return Err("an image lists an empty slot");
+                }
+                put_entry(&mut page, self.layout, &entry)
+            }),
+            _ => Err("the image is of no kind this state writes"),
+        };
+        filled.map(|()| page).map_err(|what| self.damaged(key, what))
+    }
+
+    fn apply_delta(&mut self, index: usize, head: &PieceHead, body: &[u8]) -> Result<(), &'static str> {
+        let layout = self.layout;
+        let page = &mut self.pages[index];
+        if head.kind != KIND_DELTA || head.depth != 0 || head.prefix != page.prefix {
+            return Err("the delta does not go with its page");
+        }
+        // First all old cells go, then the new ones come: in any other order they might not fit in between.
+        piece::read_entries(body, head.entries, layout, |entry| {
+            clear_slot(page, layout, entry.at);
+            Ok(())
+        })?;
+        piece::read_entries(body, head.entries, layout, |entry| put_entry(page, layout, &entry))
+    }
+
+    fn check_page(&self, page: &Page) -> Result<(), &'static str> {
+        let layout = self.layout;
+        let bytes = page.bytes();
+        if usize::from(page.used) > layout.used_max() {
+            return Err("more slots are in use than a page allows");
+        }
+        for slot in live_slots(bytes, layout) {
+            let at = SlotAt::of(slot);
+            let (kind, key) = layout.key(bytes, slot);
+            let key = &bytes[key];
+            let hash = layout.hash(bytes, slot);
+            if bytes[at.tag_offset()] != tag_of(hash) {
+                return Err("a slot's tag is not its key's");
+            }
+            if (hash ^ page.prefix) >> 1 >> (63 - u32::from(page.depth)) != 0 {
+                return Err("a key belongs to another page");
+            }
+            let found = probe(bytes, layout.groups(), hash, |slot| layout.is_key(bytes, slot, kind, key));
+            if found != Probe::Found(at) {
+                return Err("a key is out of reach or occurs twice");
+            }
+            if !(self.identity.check)(kind, key, &bytes[layout.value(bytes, slot)]) {
+                return Err("an entry is none that this state writes");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn fill_whole(page: &mut Page, bytes: &[u8], head: &PieceHead, layout: Layout) -> Result<(), &'static str> {
+    if bytes.len() != PAGE_LEN {
+        return Err("the image is not as long as a page");
+    }
+    page.bytes_mut()[CONTROL_START..].copy_from_slice(&bytes[CONTROL_START..]);
+    for group in 0..layout.groups() {
+        let bits = CONTROL_START + group * CONTROL_LEN + LANES;
+        page.bytes_mut()[bits..bits + 4].fill(0);
+    }
+    let tags = (0..layout.slots()).map(|slot| page.bytes()[SlotAt::of(slot).tag_offset()]);
+    let (mut live, mut used) = (0, 0);
+    tags.for_each(|tag| {
+        live += u16::from(tag > DELETED);
+        used += u16::from(tag != EMPTY);
+    });
+    (page.live, page.used) = (live, used);
+    if used == head.entries { Ok(()) } else { Err("the page does not hold as many entries as its head says") }
+}
+
+fn clear_slot(page: &mut Page, layout: Layout, at: SlotAt) {
+    let tag = page.bytes()[at.tag_offset()];
+    page.used -= u16::from(tag != EMPTY);
+    if tag > DELETED {
+        layout.release(page, at);
+        page.live -= 1;
+    }
+    page.set_tag(at, EMPTY);
+}
+
+/// Puts an entry into a slot that is empty.
+fn put_entry(page: &mut Page, layout: Layout, entry: &piece::Entry) -> Result<(), &'static str> {
+    match entry.state {
+        SlotState::Empty => return Ok(()),
+        SlotState::Deleted => page.set_tag(entry.at, DELETED),
+        SlotState::Live => {
+            if !layout.fits(page, entry.cell.len()) {
+                return Err("the entries do not fit in a page");
+            }
+            layout.put_cell(page, entry.at, entry.cell);
+            page.set_tag(entry.at, tag_of(layout.cell_hash(entry.cell)));
+            page.live += 1;
+        }
+    }
+    page.used += 1;
+    Ok(())
+}

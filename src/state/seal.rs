@@ -1,0 +1,203 @@
+//! What a snapshot sees of a table while records go on changing it.
+//!
+//! Here: the two epochs of a table, staging what the sealed one still needs, and harvesting its pages.
+//! Not here: the bytes of pieces (`piece`), all tables together (`snapshot`).
+//!
+//! A page is in the list of every epoch in which it changed. In the sealed epoch it leaves as a delta of the slots whose sealed bit is
+//! set or whose old content is staged; or, if the page was laid out anew or an image was asked for, as an image.
+//! Invariant: when no snapshot is in progress all sealed bits and flags are clear and nothing is staged.
+//! Semantics: copy-on-first-write of CALC (Ren et al. 2016), slot by slot.
+
+use super::StateError;
+use super::layout::Layout;
+use super::page::{DELETED, EMPTY, IMAGE, LISTED, NONE, PAGE_LEN, SlotAt};
+use super::piece::{self, PieceBuffer, SlotState};
+use super::stage::StagedSlot;
+use super::table::{EntryAt, Table};
+use crate::memory::MemoryError;
+
+impl Table {
+    /// Seals the current epoch and begins the next. Takes the same time at any size.
+    ///
+    /// # Panics
+    /// Asserts that the epoch sealed before is harvested.
+    pub fn seal(&mut self) {
+        assert!(self.sealed_left() == 0, "a barrier while the last snapshot is still being harvested");
+        // Kept until now, in case the snapshot had to be given up after its harvest.
+        self.lists[1 - self.parity].clear();
+        self.parity = 1 - self.parity;
+        self.harvested = 0;
+    }
+
+    /// How many sealed pages are left to harvest.
+    pub fn sealed_left(&self) -> usize {
+        self.lists[1 - self.parity].len() - self.harvested
+    }
+
+    /// The next piece of the page must be an image.
+    pub fn mark_image(&mut self, index: usize) {
+        let page = &mut self.pages[index];
+        if page.flags[self.parity] & LISTED == 0 {
+            self.lists[self.parity].push(index as u32);
+        }
+        page.flags[self.parity] |= LISTED | IMAGE;
+    }
+
+    /// The rare part of `touch`: the page's first change in this epoch, or the slot's first since the barrier.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn touch_first(&mut self, entry: EntryAt) {
+        let sealed = 1 - self.parity;
+        let page = &mut self.pages[entry.page];
+        if page.flags[self.parity] & LISTED == 0 {
+            page.flags[self.parity] |= LISTED;
+            self.lists[self.parity].push(entry.page as u32);
+        }
+        if page.flags[sealed] & IMAGE != 0 {
+            self.preserve(entry.page);
+        } else {
+            let bit = super::page::Page::bit(entry.at, sealed);
+            let bits = page.bits(entry.at);
+            if bits & bit != 0 {
+                page.set_bits(entry.at, bits & !bit);
+                self.stage_slots(entry.page, &[entry.at]);
+            }
+        }
+    }
+
+    /// Stages all that the sealed epoch still needs of a page.
+    pub(super) fn preserve(&mut self, index: usize) {
+        let sealed = 1 - self.parity;
+        let groups = self.layout.groups();
+        let page = &mut self.pages[index];
+        if page.flags[sealed] & IMAGE != 0 {
+            page.take_bits(groups, sealed, |_| {});
+            piece::write_page_head(page, self.identity.id, self.layout);
+            match self.stage.push_image(&self.arena, page.bytes()) {
+                Ok(image) => {
+                    page.staged_image = image;
+                    page.flags[sealed] &= !IMAGE;
+                }
+                Err(refusal) => self.give_up(refusal),
+            }
+        } else if page.flags[sealed] & LISTED != 0 {
+            let mut slots = Vec::new();
+            page.take_bits(groups, sealed, |at| slots.push(at));
+            self.stage_slots(index, &slots);
+        }
+    }
+
+    fn stage_slots(&mut self, index: usize, slots: &[SlotAt]) {
+        for &at in slots {
+            let page = &mut self.pages[index];
+            let (state, cell) = slot_content(page.bytes(), self.layout, at);
+            let slot = StagedSlot { previous: page.staged, slot: piece::slot_word(at.slot(), state), cell };
+            match self.stage.push(&self.arena, &slot) {
+                Ok(position) => page.staged = position,
+                Err(refusal) => return self.give_up(refusal),
+            }
+        }
+    }
+
+    /// Harvests the next sealed page into `out`, which has room for two pages; answers how many bytes were looked at.
+    pub(super) fn harvest_page(&mut self, out: &mut PieceBuffer) -> usize {
+        let sealed = 1 - self.parity;
+        let index = self.lists[sealed][self.harvested] as usize;
+        self.harvested += 1;
+        let before = out.len();
+        let page = &mut self.pages[index];
+        let flags = std::mem::take(&mut page.flags[sealed]);
+        if page.staged_image != NONE {
+            piece::put_image(out, self.stage.image(page.staged_image), self.layout);
+            page.staged_image = NONE;
+        } else if flags & IMAGE != 0 {
+            self.put_image(index, out);
+        } else {
+            self.put_changes(index, out);
+        }
+        if self.sealed_left() == 0 {
+            self.stage.clear();
+        }
+        self.layout.groups() * super::page::CONTROL_LEN + out.len() - before
+    }
+
+    fn put_image(&mut self, index: usize, out: &mut PieceBuffer) {
+        let page = &mut self.pages[index];
+        page.take_bits(self.layout.groups(), 1 - self.parity, |_| {});
+        piece::write_page_head(page, self.identity.id, self.layout);
+        piece::put_image(out, page.bytes(), self.layout);
+    }
+
+    fn put_changes(&mut self, index: usize, out: &mut PieceBuffer) {
+        let groups = self.layout.groups();
+        let page = &mut self.pages[index];
+        let mut slots = Vec::new();
+        page.take_bits(groups, 1 - self.parity, |at| slots.push((at.slot() as u16, NONE)));
+        let page = &self.pages[index];
+        let bytes = page.bytes();
+        let cells_len: usize = slots.iter().map(|&(slot, _)| self.slot_len(bytes, slot)).sum();
+        // Only a page that did not change since the barrier may still leave as a whole.
+        let unchanged = page.flags[self.parity] & LISTED == 0 && page.staged == NONE;
+        if unchanged && (cells_len + slots.len() * 6) * 2 >= PAGE_LEN {
+            return self.put_image(index, out);
+        }
+        let mut position = std::mem::replace(&mut self.pages[index].staged, NONE);
+        while position != NONE {
+            let staged = self.stage.slot(position);
+            slots.push((piece::slot_of(staged.slot), position));
+            position = staged.previous;
+        }
+        slots.sort_unstable();
+        let page = &self.pages[index];
+        let mut delta = piece::Delta::begin(out, page, self.identity.id);
+        for (slot, position) in slots {
+            if position == NONE {
+                let (state, cell) = slot_content(page.bytes(), self.layout, SlotAt::of(usize::from(slot)));
+                delta.add(piece::slot_word(usize::from(slot), state), cell);
+            } else {
+                let staged = self.stage.slot(position);
+                delta.add(staged.slot, staged.cell);
+            }
+        }
+        delta.end();
+    }
+
+    fn slot_len(&self, bytes: &super::page::PageBytes, slot: u16) -> usize {
+        slot_content(bytes, self.layout, SlotAt::of(usize::from(slot))).1.len()
+    }
+
+    /// Gives up the last snapshot, harvested or not: the next one takes images of all its pages.
+    /// Records go on; a checkpoint that finds no memory must not fail the job.
+    pub(super) fn abandon(&mut self) {
+        let sealed = 1 - self.parity;
+        let groups = self.layout.groups();
+        for index in std::mem::take(&mut self.lists[sealed]) {
+            let page = &mut self.pages[index as usize];
+            page.take_bits(groups, sealed, |_| {});
+            page.flags[sealed] = 0;
+            page.staged = NONE;
+            page.staged_image = NONE;
+            self.mark_image(index as usize);
+        }
+        self.harvested = 0;
+        self.stage.clear();
+    }
+
+    #[cold]
+    fn give_up(&mut self, refusal: MemoryError) {
+        self.abandon();
+        self.given_up = Some(StateError::SnapshotGivenUp {
+            operator: self.identity.operator.clone(),
+            state: self.identity.name.clone(),
+            source: refusal,
+        });
+    }
+}
+
+fn slot_content(bytes: &super::page::PageBytes, layout: Layout, at: SlotAt) -> (SlotState, &[u8]) {
+    match bytes[at.tag_offset()] {
+        EMPTY => (SlotState::Empty, &[]),
+        DELETED => (SlotState::Deleted, &[]),
+        _ => (SlotState::Live, &bytes[layout.cell(bytes, at.slot())]),
+    }
+}

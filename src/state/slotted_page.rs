@@ -1,0 +1,145 @@
+//! Cells of any length: a directory of offsets, and a heap that grows down from the end of the page.
+//!
+//! ```text
+//! 64      32 control groups
+//! 576     384 offsets, u16, of the slots' cells
+//! 1344    free
+//! heap_start .. 16384: cells {key length u12 | kind u4, value length u15 | chunked u1, key, value}
+//! ```
+//! Invariant: a slot keeps its number while its cell moves within the heap, so deltas may speak of slots.
+
+use super::page::{CONTROL_LEN, CONTROL_START, LANES, PAGE_LEN, Page, PageBytes, SlotAt};
+use std::ops::Range;
+
+/// Control groups per page.
+pub(super) const GROUPS: usize = 32;
+/// The longest key, composite keys and chunk numbers included.
+pub(super) const KEY_LEN_MAX: usize = 2048;
+/// The longest value in one cell; longer ones are cut into chunks (`entries`).
+pub(super) const VALUE_LEN_MAX: usize = 2048;
+
+const OFFSETS_START: usize = CONTROL_START + GROUPS * CONTROL_LEN;
+const HEAP_MIN: usize = OFFSETS_START + GROUPS * LANES * 2;
+const CELL_HEAD_LEN: usize = 4;
+const CHUNKED: u16 = 1 << 15;
+
+/// The head of a cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CellHead {
+    pub kind: u8,
+    pub key_len: usize,
+    pub value_len: usize,
+    /// The value is only the root of a chunked value.
+    pub chunked: bool,
+}
+
+impl CellHead {
+    pub fn cell_len(self) -> usize {
+        CELL_HEAD_LEN + self.key_len + self.value_len
+    }
+
+    #[inline]
+    pub fn read(bytes: &[u8]) -> Self {
+        let key = u16::from_le_bytes([bytes[0], bytes[1]]);
+        let value = u16::from_le_bytes([bytes[2], bytes[3]]);
+        Self {
+            kind: (key >> 12) as u8,
+            key_len: usize::from(key & 0xfff),
+            value_len: usize::from(value & !CHUNKED),
+            chunked: value & CHUNKED != 0,
+        }
+    }
+
+    /// The head at the start of bytes that may be anything, if a whole cell of allowed lengths follows it.
+    pub fn checked(bytes: &[u8]) -> Option<Self> {
+        let head = Self::read(bytes.get(..CELL_HEAD_LEN)?);
+        let fits = head.key_len <= KEY_LEN_MAX && head.value_len <= VALUE_LEN_MAX && head.cell_len() <= bytes.len();
+        fits.then_some(head)
+    }
+
+    fn write(self, out: &mut [u8]) {
+        let key = self.key_len as u16 | u16::from(self.kind) << 12;
+        let value = self.value_len as u16 | if self.chunked { CHUNKED } else { 0 };
+        out[..2].copy_from_slice(&key.to_le_bytes());
+        out[2..4].copy_from_slice(&value.to_le_bytes());
+    }
+}
+
+#[inline]
+fn cell_offset(bytes: &PageBytes, slot: usize) -> usize {
+    let at = OFFSETS_START + slot * 2;
+    usize::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]))
+}
+
+/// The head of a live slot's cell.
+#[inline]
+pub(super) fn head(bytes: &PageBytes, slot: usize) -> CellHead {
+    CellHead::read(&bytes[cell_offset(bytes, slot)..])
+}
+
+pub(super) fn key(bytes: &PageBytes, slot: usize) -> Range<usize> {
+    let start = cell_offset(bytes, slot) + CELL_HEAD_LEN;
+    start..start + head(bytes, slot).key_len
+}
+
+pub(super) fn value(bytes: &PageBytes, slot: usize) -> Range<usize> {
+    let head = head(bytes, slot);
+    let start = cell_offset(bytes, slot) + CELL_HEAD_LEN + head.key_len;
+    start..start + head.value_len
+}
+
+pub(super) fn cell(bytes: &PageBytes, slot: usize) -> Range<usize> {
+    let start = cell_offset(bytes, slot);
+    start..start + head(bytes, slot).cell_len()
+}
+
+/// Whether a cell of `len` bytes fits, perhaps after compaction.
+pub(super) fn fits(page: &Page, len: usize) -> bool {
+    usize::from(page.heap_start) - HEAP_MIN + usize::from(page.garbage) >= len
+}
+
+/// Gives the slot a cell with this head and key; the value's bytes are the caller's to fill in.
+///
+/// # Panics
+/// Asserts that the cell fits.
+pub(super) fn allocate(page: &mut Page, at: SlotAt, head: CellHead, key: &[u8]) {
+    let len = head.cell_len();
+    if usize::from(page.heap_start) - HEAP_MIN < len {
+        compact(page);
+    }
+    assert!(usize::from(page.heap_start) - HEAP_MIN >= len, "the caller asked whether the cell fits");
+    page.heap_start -= len as u16;
+    let start = page.heap_start;
+    let bytes = page.bytes_mut();
+    set_offset(bytes, at.slot(), start);
+    let cell = &mut bytes[usize::from(start)..][..len];
+    head.write(cell);
+    cell[CELL_HEAD_LEN..CELL_HEAD_LEN + key.len()].copy_from_slice(key);
+}
+
+/// Takes the slot's cell away; the tag is the caller's to change.
+pub(super) fn release(page: &mut Page, at: SlotAt) {
+    let len = head(page.bytes(), at.slot()).cell_len();
+    page.garbage += len as u16;
+    set_offset(page.bytes_mut(), at.slot(), 0);
+}
+
+fn set_offset(bytes: &mut PageBytes, slot: usize, offset: u16) {
+    bytes[OFFSETS_START + slot * 2..][..2].copy_from_slice(&offset.to_le_bytes());
+}
+
+/// Moves all cells to the end of the page. A released slot has offset 0, so the offsets alone say what is in use.
+fn compact(page: &mut Page) {
+    let mut cells: Vec<(usize, usize)> =
+        (0..GROUPS * LANES).map(|slot| (cell_offset(page.bytes(), slot), slot)).filter(|cell| cell.0 != 0).collect();
+    cells.sort_unstable_by(|a, b| b.cmp(a));
+    let mut end = PAGE_LEN;
+    for (start, slot) in cells {
+        let len = CellHead::read(&page.bytes()[start..]).cell_len();
+        end -= len;
+        page.bytes_mut().copy_within(start..start + len, end);
+        set_offset(page.bytes_mut(), slot, end as u16);
+    }
+    page.heap_start = end as u16;
+    page.garbage = 0;
+}

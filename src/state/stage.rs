@@ -1,0 +1,83 @@
+//! Where old contents wait that the sealed epoch still needs while their slots are already written anew.
+//!
+//! Here: single slots, chained per page, and whole pages. Not here: when something must be staged (`seal`).
+//! Its blocks come from the arena and go back when the snapshot is done.
+
+use super::page::{PAGE_LEN, PageBytes};
+use crate::memory::{Arena, Block, BlockSize, MemoryError};
+
+const WHO: &str = "a snapshot of keyed state";
+const BLOCK_SIZE: BlockSize = BlockSize::K64;
+const HEAD_LEN: usize = 8;
+
+/// The staged contents of one table.
+#[derive(Default)]
+pub(super) struct StageLog {
+    blocks: Vec<Block>,
+    /// Bytes used of the last block.
+    len: usize,
+    images: Vec<Block>,
+}
+
+/// One staged slot.
+pub(super) struct StagedSlot<'a> {
+    /// The slot staged before it for the same page.
+    pub previous: u32,
+    /// Slot number and state, as in a delta (`piece`).
+    pub slot: u16,
+    /// The cell, empty unless the slot was live.
+    pub cell: &'a [u8],
+}
+
+impl StageLog {
+    /// Keeps a slot's content; answers its position.
+    pub fn push(&mut self, arena: &Arena, staged: &StagedSlot) -> Result<u32, MemoryError> {
+        let len = HEAD_LEN + staged.cell.len();
+        if self.blocks.is_empty() || self.len + len > BLOCK_SIZE.bytes() {
+            self.blocks.push(arena.take(WHO, BLOCK_SIZE)?);
+            self.len = 0;
+        }
+        let last = self.blocks.len() - 1;
+        let out = &mut self.blocks[last][self.len..self.len + len];
+        out[..4].copy_from_slice(&staged.previous.to_le_bytes());
+        out[4..6].copy_from_slice(&staged.slot.to_le_bytes());
+        out[6..8].copy_from_slice(&(staged.cell.len() as u16).to_le_bytes());
+        out[HEAD_LEN..].copy_from_slice(staged.cell);
+        // Positions count units of 8 bytes, so that 32 bits reach 32 GiB.
+        let position = (last * BLOCK_SIZE.bytes() + self.len) / 8;
+        self.len = (self.len + len).next_multiple_of(8);
+        Ok(position as u32)
+    }
+
+    /// The slot at a position that `push` answered.
+    pub fn slot(&self, position: u32) -> StagedSlot<'_> {
+        let offset = position as usize * 8;
+        let bytes = &self.blocks[offset / BLOCK_SIZE.bytes()][offset % BLOCK_SIZE.bytes()..];
+        let (previous, rest) = bytes.split_at(4);
+        let len = usize::from(u16::from_le_bytes([rest[2], rest[3]]));
+        StagedSlot {
+            previous: u32::from_le_bytes(previous.try_into().expect("split at four bytes")),
+            slot: u16::from_le_bytes([rest[0], rest[1]]),
+            cell: &rest[4..4 + len],
+        }
+    }
+
+    /// Keeps a whole page; answers its index.
+    pub fn push_image(&mut self, arena: &Arena, bytes: &PageBytes) -> Result<u32, MemoryError> {
+        let mut block = arena.take(WHO, BlockSize::K16)?;
+        block.copy_from_slice(bytes);
+        self.images.push(block);
+        Ok(self.images.len() as u32 - 1)
+    }
+
+    /// The page at an index that `push_image` answered.
+    pub fn image(&self, index: u32) -> &PageBytes {
+        let block: &[u8] = &self.images[index as usize];
+        block.first_chunk::<PAGE_LEN>().expect("an image is a block of 16 KiB")
+    }
+
+    /// Gives everything back.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}

@@ -1,0 +1,336 @@
+//! The table of one state: pages per key group, found by hash, split alone when full.
+//!
+//! Here: finding, inserting and removing entries; splitting. Not here: what a snapshot sees (`seal`), its bytes (`piece`), typed
+//! access (`value_state` and its neighbours).
+//!
+//! Invariant: whoever changes a slot calls `touch` first, so that a snapshot in progress keeps the old content.
+
+use super::directory::{Bucket, Directory};
+use super::layout::Layout;
+use super::page::{DELETED, EMPTY, IMAGE, LISTED, Page, PageBytes, Probe, SlotAt, has_empty, probe, tag_of};
+use super::slotted_page::{self, CellHead};
+use super::stage::StageLog;
+use super::{KeyGroup, KeyGroupRange, StateError};
+use crate::memory::{Arena, Block, BlockSize};
+use std::ops::Range;
+
+const WHO: &str = "keyed state";
+
+/// All entries of one state in the key groups of one subtask.
+pub(super) struct Table {
+    pub(super) identity: Identity,
+    pub(super) layout: Layout,
+    pub(super) range: KeyGroupRange,
+    pub(super) arena: Arena,
+    /// By key group, from the first of the range.
+    pub(super) directories: Vec<Directory>,
+    pub(super) pages: Vec<Page>,
+    /// Which of the two bits per slot belongs to the current epoch; the other is the sealed one's.
+    pub(super) parity: usize,
+    /// Pages changed in the epoch of each parity.
+    pub(super) lists: [Vec<u32>; 2],
+    /// How many pages of the sealed list are harvested.
+    pub(super) harvested: usize,
+    pub(super) stage: StageLog,
+    /// Why the snapshot in progress was given up.
+    pub(super) given_up: Option<StateError>,
+}
+
+/// What a table is called and what it holds.
+pub(super) struct Identity {
+    pub id: u64,
+    pub operator: String,
+    pub name: String,
+    pub layout_text: String,
+    /// Whether an entry from a checkpoint (kind, key, value) can be one of this state.
+    pub check: fn(u8, &[u8], &[u8]) -> bool,
+}
+
+/// An entry's address: all that is needed to find it.
+#[derive(Clone, Copy)]
+pub(super) struct Address<'a> {
+    pub group: KeyGroup,
+    pub hash: u64,
+    pub kind: u8,
+    pub key: &'a [u8],
+}
+
+/// Where an entry lies until the next insert or removal.
+#[derive(Clone, Copy)]
+pub(super) struct EntryAt {
+    pub page: usize,
+    pub at: SlotAt,
+}
+
+impl Table {
+    pub fn new(identity: Identity, layout: Layout, range: KeyGroupRange, arena: Arena) -> Self {
+        Self {
+            identity,
+            layout,
+            range,
+            arena,
+            directories: Vec::new(),
+            pages: Vec::new(),
+            parity: 0,
+            lists: [Vec::new(), Vec::new()],
+            harvested: 0,
+            stage: StageLog::default(),
+            given_up: None,
+        }
+    }
+
+    /// The page that holds a hash of a key group.
+    #[inline(always)]
+    pub fn page_of(&self, group: KeyGroup, hash: u64) -> Option<usize> {
+        self.directories.get(usize::from(group.0.wrapping_sub(self.range.start)))?.page(hash)
+    }
+
+    /// Finds an entry. `layout` is the table's own, passed so that a constant specialises the code.
+    #[inline(always)]
+    pub fn find(&self, layout: Layout, address: Address) -> Option<EntryAt> {
+        let page = self.page_of(address.group, address.hash)?;
+        match self.probe_page(layout, page, address) {
+            Probe::Found(at) => Some(EntryAt { page, at }),
+            Probe::Absent(_) => None,
+        }
+    }
+
+    #[inline(always)]
+    fn probe_page(&self, layout: Layout, page: usize, address: Address) -> Probe {
+        let bytes = self.pages[page].bytes();
+        probe(bytes, layout.groups(), address.hash, |slot| layout.is_key(bytes, slot, address.kind, address.key))
+    }
+
+    /// The value of an entry.
+    #[inline(always)]
+    pub fn value(&self, layout: Layout, entry: EntryAt) -> &[u8] {
+        let bytes = self.pages[entry.page].bytes();
+        &bytes[layout.value(bytes, entry.at.slot())]
+    }
+
+    /// The value of a fixed entry, to be overwritten.
+    #[inline(always)]
+    pub fn value_mut(&mut self, layout: Layout, entry: EntryAt) -> &mut [u8] {
+        self.touch(entry);
+        let bytes = self.pages[entry.page].bytes_mut();
+        let range = layout.value(bytes, entry.at.slot());
+        &mut bytes[range]
+    }
+
+    /// The bytes of the value of a new or changed entry, to be filled in; their content is arbitrary.
+    /// An error leaves the table as it was.
+    pub fn value_for(&mut self, address: Address, value_len: usize, chunked: bool) -> Result<&mut [u8], StateError> {
+        let layout = self.layout;
+        let head = CellHead { kind: address.kind, key_len: address.key.len(), value_len, chunked };
+        if head.key_len > slotted_page::KEY_LEN_MAX {
+            return Err(self.key_too_long(head.key_len));
+        }
+        let (page, at) = loop {
+            let page = match self.page_of(address.group, address.hash) {
+                Some(page) => page,
+                None => self.start_group(address.group)?,
+            };
+            match self.probe_page(layout, page, address) {
+                Probe::Found(at) if self.fits_instead(page, at, head) => {
+                    self.touch(EntryAt { page, at });
+                    if layout == Layout::Slotted {
+                        slotted_page::release(&mut self.pages[page], at);
+                    }
+                    break (page, at);
+                }
+                Probe::Absent(Some(at)) if self.fits_in(page, at, head) => {
+                    self.touch(EntryAt { page, at });
+                    let page_ref = &mut self.pages[page];
+                    page_ref.live += 1;
+                    page_ref.used += u16::from(page_ref.bytes()[at.tag_offset()] == EMPTY);
+                    page_ref.set_tag(at, tag_of(address.hash));
+                    break (page, at);
+                }
+                _ => self.make_room(page, head)?,
+            }
+        };
+        let page = &mut self.pages[page];
+        match layout {
+            Layout::Fixed(shape) => page.bytes_mut()[shape.key(at.slot())].copy_from_slice(address.key),
+            Layout::Slotted => slotted_page::allocate(page, at, head, address.key),
+        }
+        let range = layout.value(page.bytes(), at.slot());
+        Ok(&mut page.bytes_mut()[range])
+    }
+
+    /// Whether the entry of a slot may become one with this head.
+    fn fits_instead(&self, page: usize, at: SlotAt, head: CellHead) -> bool {
+        let page = &self.pages[page];
+        let now = self.layout.cell(page.bytes(), at.slot()).len();
+        head.cell_len() <= now || self.layout.fits(page, head.cell_len() - now)
+    }
+
+    fn fits_in(&self, page: usize, at: SlotAt, head: CellHead) -> bool {
+        let page = &self.pages[page];
+        let reuses = page.bytes()[at.tag_offset()] == DELETED;
+        (reuses || usize::from(page.used) < self.layout.used_max()) && self.layout.fits(page, head.cell_len())
+    }
+
+    /// Removes an entry. Never fails: it needs no memory that could be refused.
+    pub fn remove(&mut self, entry: EntryAt) {
+        self.touch(entry);
+        let page = &mut self.pages[entry.page];
+        self.layout.release(page, entry.at);
+        // Nobody probes past a group with an empty slot, so the slot may become empty too.
+        let tag = if has_empty(page.bytes(), entry.at.group) { EMPTY } else { DELETED };
+        page.set_tag(entry.at, tag);
+        page.live -= 1;
+        page.used -= u16::from(tag == EMPTY);
+    }
+
+    /// Calls `each` for every entry: key group, kind, key, value; in no particular order.
+    pub fn for_each(&self, mut each: impl FnMut(KeyGroup, u8, &[u8], &[u8])) {
+        for page in &self.pages {
+            for slot in live_slots(page.bytes(), self.layout) {
+                let bytes = page.bytes();
+                let (kind, key) = self.layout.key(bytes, slot);
+                each(KeyGroup(page.group), kind, &bytes[key], &bytes[self.layout.value(bytes, slot)]);
+            }
+        }
+    }
+
+    /// Marks a slot as changed in this epoch, after the sealed epoch got what it still needs of it.
+    #[inline(always)]
+    pub fn touch(&mut self, entry: EntryAt) {
+        let parity = self.parity & 1;
+        let page = &self.pages[entry.page];
+        let sealed = page.bits(entry.at) & Page::bit(entry.at, 1 - parity) != 0;
+        if sealed || page.flags[parity] & LISTED == 0 || page.flags[1 - parity] & IMAGE != 0 {
+            self.touch_first(entry);
+        }
+        let page = &mut self.pages[entry.page];
+        page.set_bits(entry.at, page.bits(entry.at) | Page::bit(entry.at, parity));
+    }
+
+    fn start_group(&mut self, group: KeyGroup) -> Result<usize, StateError> {
+        if !self.range.contains(group) {
+            return Err(self.foreign(group.0));
+        }
+        let page = Page::empty(self.take_block()?, group.0, 0, 0, 0);
+        if self.directories.is_empty() {
+            self.directories.resize_with(self.range.len(), Directory::default);
+        }
+        let index = self.pages.len();
+        self.pages.push(page);
+        self.directories[usize::from(group.0 - self.range.start)].start(index as u32);
+        self.mark_image(index);
+        Ok(index)
+    }
+
+    /// Lays a page out anew without its deleted slots, or splits it when that would not help.
+    fn make_room(&mut self, index: usize, head: CellHead) -> Result<(), StateError> {
+        let page = &self.pages[index];
+        let mostly_deleted = usize::from(page.live) * 4 < self.layout.used_max() * 3;
+        if mostly_deleted && self.layout.fits(page, head.cell_len()) {
+            return self.lay_out_anew(index);
+        }
+        self.split(index)
+    }
+
+    fn lay_out_anew(&mut self, index: usize) -> Result<(), StateError> {
+        let block = self.take_block()?;
+        self.preserve(index);
+        let old = &self.pages[index];
+        let mut page = Page::empty(block, old.group, old.number, old.prefix, old.depth);
+        for slot in live_slots(old.bytes(), self.layout) {
+            put_anew(&mut page, self.layout, old.bytes(), slot);
+        }
+        self.replace(index, page);
+        Ok(())
+    }
+
+    fn split(&mut self, index: usize) -> Result<(), StateError> {
+        let old = &self.pages[index];
+        let (group, depth) = (old.group, old.depth + 1);
+        let directory = usize::from(group - self.range.start);
+        let page_count = self.directories[directory].len();
+        if depth >= 64 || !Directory::depth_is_sane(depth, page_count) {
+            return Err(StateError::KeysCollide {
+                operator: self.identity.operator.clone(),
+                state: self.identity.name.clone(),
+                key_group: group,
+                pages: page_count,
+            });
+        }
+        let (low_block, high_block) = (self.take_block()?, self.take_block()?);
+        self.preserve(index);
+        let old = &self.pages[index];
+        let bit = 1 << (64 - u32::from(depth));
+        let mut low = Page::empty(low_block, group, old.number, old.prefix, depth);
+        let mut high = Page::empty(high_block, group, page_count as u32, old.prefix | bit, depth);
+        for slot in live_slots(old.bytes(), self.layout) {
+            let half = if self.layout.hash(old.bytes(), slot) & bit == 0 { &mut low } else { &mut high };
+            put_anew(half, self.layout, old.bytes(), slot);
+        }
+        self.replace(index, low);
+        let high_index = self.pages.len();
+        let bucket = Bucket { prefix: high.prefix, depth, index: high_index as u32 };
+        self.directories[directory].add(bucket);
+        self.pages.push(high);
+        self.mark_image(high_index);
+        Ok(())
+    }
+
+    /// Puts a page laid out anew in the place of the old one, whose part in the sealed epoch it takes over.
+    fn replace(&mut self, index: usize, mut page: Page) {
+        let old = &self.pages[index];
+        (page.flags, page.staged, page.staged_image) = (old.flags, old.staged, old.staged_image);
+        self.pages[index] = page;
+        self.mark_image(index);
+    }
+
+    pub(super) fn take_block(&self) -> Result<Block, StateError> {
+        self.arena.take(WHO, BlockSize::K16).map_err(|source| StateError::Memory {
+            operator: self.identity.operator.clone(),
+            state: self.identity.name.clone(),
+            source,
+        })
+    }
+
+    pub(super) fn foreign(&self, key_group: u16) -> StateError {
+        StateError::ForeignKeyGroup {
+            operator: self.identity.operator.clone(),
+            state: self.identity.name.clone(),
+            key_group,
+            start: self.range.start,
+            end: self.range.end,
+        }
+    }
+
+    pub(super) fn key_too_long(&self, len_bytes: usize) -> StateError {
+        StateError::KeyTooLong {
+            operator: self.identity.operator.clone(),
+            state: self.identity.name.clone(),
+            len_bytes,
+            len_bytes_max: super::entries::KEY_LEN_MAX,
+        }
+    }
+
+    /// How many entries there are.
+    pub fn live(&self) -> usize {
+        self.pages.iter().map(|page| usize::from(page.live)).sum()
+    }
+}
+
+/// The live slots of a page.
+pub(super) fn live_slots(bytes: &PageBytes, layout: Layout) -> impl Iterator<Item = usize> + '_ {
+    (0..layout.slots()).filter(|&slot| bytes[SlotAt::of(slot).tag_offset()] > DELETED)
+}
+
+/// Copies an entry into a page that has room for it and does not hold its key.
+fn put_anew(page: &mut Page, layout: Layout, from: &PageBytes, slot: usize) {
+    let hash = layout.hash(from, slot);
+    let Probe::Absent(Some(at)) = probe(page.bytes(), layout.groups(), hash, |_| false) else {
+        unreachable!("a page laid out anew has room for the entries of the old one")
+    };
+    let cell: Range<usize> = layout.cell(from, slot);
+    layout.put_cell(page, at, &from[cell]);
+    page.set_tag(at, tag_of(hash));
+    page.live += 1;
+    page.used += 1;
+}

@@ -1,0 +1,137 @@
+//! One value per key. Semantics: Flink `ValueState`, `ReducingState` and `AggregatingState` (`update`).
+
+use super::backend::{Registration, SharedTable};
+use super::entries::{VALUE, check_chunk, is_key};
+use super::layout::Layout;
+use super::slotted_page::VALUE_LEN_MAX;
+use super::table::{Address, Table};
+use super::{Hashed, StateBackend, StateError, StateValue};
+use crate::record::Key;
+use std::marker::PhantomData;
+
+/// One value per key; cheap to clone, all clones are the same state.
+pub struct ValueState<K: ?Sized, V> {
+    table: SharedTable,
+    of: PhantomData<(fn(&K), fn() -> V)>,
+}
+
+impl<K: ?Sized, V> Clone for ValueState<K, V> {
+    fn clone(&self) -> Self {
+        Self { table: self.table.clone(), of: PhantomData }
+    }
+}
+
+impl StateBackend {
+    /// Registers a state with one value per key.
+    pub fn value<K: Key + ?Sized, V: StateValue>(
+        &mut self,
+        operator: &str,
+        name: &str,
+    ) -> Result<ValueState<K, V>, StateError> {
+        let table = self.register(
+            operator,
+            name,
+            Registration {
+                layout: ValueState::<K, V>::LAYOUT,
+                layout_text: format!("value per key: key {}, value {}", K::NAME, V::layout()),
+                check: |kind, key, value| match kind {
+                    VALUE => is_key::<K>(key) && (V::check(value) || may_be_long::<V>(value)),
+                    _ => check_chunk(kind, key, value),
+                },
+            },
+        )?;
+        Ok(ValueState { table, of: PhantomData })
+    }
+}
+
+/// Whether a cell may be the root of a chunked value (a map puts an index before it), which is only judged when it is read.
+pub(super) fn may_be_long<V: StateValue>(value: &[u8]) -> bool {
+    value.len() == 8 && V::FIXED_LEN.is_none_or(|len| len + 4 > VALUE_LEN_MAX)
+}
+
+impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
+    const LAYOUT: Layout = Layout::for_lens(K::FIXED_LEN, V::FIXED_LEN);
+
+    fn address<'a>(key: &Hashed<'a, K>) -> Address<'a> {
+        Address { group: key.group, hash: key.hash, kind: VALUE, key: key.key.bytes() }
+    }
+
+    /// The key's value.
+    #[inline]
+    pub fn get(&self, key: &Hashed<K>) -> Option<V> {
+        let table = self.table.borrow();
+        match const { Self::LAYOUT } {
+            layout @ Layout::Fixed(_) => V::load(table.value(layout, table.find(layout, Self::address(key))?)),
+            Layout::Slotted => table.read(Self::address(key), V::load).flatten(),
+        }
+    }
+
+    /// Sets the key's value.
+    #[inline]
+    pub fn put(&self, key: &Hashed<K>, value: &V) -> Result<(), StateError> {
+        let mut table = self.table.borrow_mut();
+        if let layout @ Layout::Fixed(_) = const { Self::LAYOUT }
+            && let Some(entry) = table.find(layout, Self::address(key))
+        {
+            value.store(table.value_mut(layout, entry));
+            return Ok(());
+        }
+        table.write(Self::address(key), value.len_bytes(), |out| value.store(out))
+    }
+
+    /// Removes the key's value; answers whether there was one.
+    pub fn remove(&self, key: &Hashed<K>) -> bool {
+        self.table.borrow_mut().delete(Self::address(key))
+    }
+
+    /// Replaces the key's value by what `change` makes of it; `None` is no value. With fixed lengths the key is looked up once.
+    /// `change` must not use this state.
+    #[inline]
+    pub fn update(&self, key: &Hashed<K>, change: impl FnOnce(Option<V>) -> Option<V>) -> Result<(), StateError> {
+        update(&mut self.table.borrow_mut(), key, change)
+    }
+
+    /// Calls `each` with every value and its key's bytes, in no particular order.
+    pub fn for_each(&self, mut each: impl FnMut(&[u8], V)) {
+        let table = self.table.borrow();
+        table.for_each(|group, kind, key, _| {
+            if kind == VALUE
+                && let Some(value) = table.read(Address::of(group, VALUE, key), V::load).flatten()
+            {
+                each(key, value);
+            }
+        });
+    }
+}
+
+#[inline(always)]
+fn update<K: Key + ?Sized, V: StateValue>(
+    table: &mut Table,
+    key: &Hashed<K>,
+    change: impl FnOnce(Option<V>) -> Option<V>,
+) -> Result<(), StateError> {
+    let address = ValueState::<K, V>::address(key);
+    let old = match const { ValueState::<K, V>::LAYOUT } {
+        layout @ Layout::Fixed(_) => {
+            if let Some(entry) = table.find(layout, address) {
+                match change(V::load(table.value(layout, entry))) {
+                    Some(new) => new.store(table.value_mut(layout, entry)),
+                    None => table.remove(entry),
+                }
+                return Ok(());
+            }
+            None
+        }
+        Layout::Slotted => table.read(address, V::load).flatten(),
+    };
+    let existed = old.is_some();
+    match change(old) {
+        Some(new) => table.write(address, new.len_bytes(), |out| new.store(out)),
+        None => {
+            if existed {
+                table.delete(address);
+            }
+            Ok(())
+        }
+    }
+}
