@@ -1,0 +1,118 @@
+//! One value per key and namespace: what a window operator keeps of each window or slice. Semantics: Flink's window namespaces.
+//!
+//! Entries: key ++ namespace -> value. The namespace has a fixed size, so no two pairs give the same bytes.
+
+use super::backend::{Registration, SharedTable};
+use super::entries::{VALUE, check_chunk, is_key};
+use super::layout::Layout;
+use super::table::Address;
+use super::value_state::may_be_long;
+use super::{Hashed, StateBackend, StateError, StateValue};
+use crate::record::Key;
+use bytemuck::Pod;
+use std::marker::PhantomData;
+
+/// One value per key and namespace.
+pub struct NamespacedState<K: ?Sized, N, V> {
+    table: SharedTable,
+    /// The composite key being built.
+    scratch: Vec<u8>,
+    of: PhantomData<(fn(&K), fn(N) -> V)>,
+}
+
+impl StateBackend {
+    /// Registers a state with one value per key and namespace.
+    pub fn namespaced<K: Key + ?Sized, N: Pod, V: StateValue>(
+        &mut self,
+        operator: &str,
+        name: &str,
+    ) -> Result<NamespacedState<K, N, V>, StateError> {
+        let namespace_len = size_of::<N>();
+        let table = self.register(
+            operator,
+            name,
+            Registration {
+                layout: Layout::for_lens(K::FIXED_LEN.map(|len| len + namespace_len), V::FIXED_LEN),
+                layout_text: format!(
+                    "value per key and namespace: key {}, namespace of {namespace_len} bytes, value {}",
+                    K::NAME,
+                    V::layout()
+                ),
+                check: |kind, key, value| match kind {
+                    VALUE => {
+                        let key = key.len().checked_sub(size_of::<N>()).map(|len| &key[..len]);
+                        key.is_some_and(is_key::<K>) && (V::check(value) || may_be_long::<V>(value))
+                    }
+                    _ => check_chunk(kind, key, value),
+                },
+            },
+        )?;
+        Ok(NamespacedState { table, scratch: Vec::new(), of: PhantomData })
+    }
+}
+
+impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
+    /// The value.
+    pub fn get(&mut self, key: &Hashed<K>, namespace: &N) -> Option<V> {
+        let address = composite(&mut self.scratch, key, namespace);
+        self.table.borrow().read(address, V::load).flatten()
+    }
+
+    /// Replaces the value by what `change` makes of it; `None` is no value.
+    pub fn update(
+        &mut self,
+        key: &Hashed<K>,
+        namespace: &N,
+        change: impl FnOnce(Option<V>) -> Option<V>,
+    ) -> Result<(), StateError> {
+        let address = composite(&mut self.scratch, key, namespace);
+        let mut table = self.table.borrow_mut();
+        let old = table.read(address, V::load).flatten();
+        let existed = old.is_some();
+        match change(old) {
+            Some(new) => table.write(address, new.len_bytes(), |out| new.store(out)),
+            None => {
+                if existed {
+                    table.delete(address);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Removes the value; answers whether there was one.
+    pub fn remove(&mut self, key: &Hashed<K>, namespace: &N) -> bool {
+        let address = composite(&mut self.scratch, key, namespace);
+        self.table.borrow_mut().delete(address)
+    }
+}
+
+fn composite<'a, K: Key + ?Sized, N: Pod>(scratch: &'a mut Vec<u8>, key: &Hashed<K>, namespace: &N) -> Address<'a> {
+    scratch.clear();
+    scratch.extend_from_slice(key.key.bytes());
+    scratch.extend_from_slice(bytemuck::bytes_of(namespace));
+    Address::of(key.group, VALUE, scratch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{Arena, ArenaOptions, MemoryBudget};
+    use crate::state::KeyGroupRange;
+
+    #[test]
+    fn namespaces_of_one_key_do_not_see_each_other() {
+        let arena = Arena::new(MemoryBudget::new(16 << 20), ArenaOptions::default());
+        let mut backend = StateBackend::new(KeyGroupRange { start: 0, end: 128 }, 128, arena);
+        let keys = backend.key_context();
+        let mut slices = backend.namespaced::<str, i64, u64>("windows", "slices").unwrap();
+        let key = keys.hash("cpu");
+        for namespace in [-5i64, 5] {
+            slices.update(&key, &namespace, |_| Some(namespace.unsigned_abs() + 1)).unwrap();
+        }
+        slices.update(&key, &5, |old| old.map(|value| value * 10)).unwrap();
+        assert_eq!((slices.get(&key, &-5), slices.get(&key, &5)), (Some(6), Some(60)));
+        assert!(slices.remove(&key, &-5) && !slices.remove(&key, &-5));
+        assert_eq!(slices.get(&key, &5), Some(60));
+    }
+}
