@@ -112,7 +112,9 @@ pub enum GraphError {
         vertex: String,
     },
     /// More subtasks than key groups, or more key groups than there can be.
-    #[error("job \"{job}\" asks for {parallelism} slots and has {max_parallelism} key groups: use 1 to {max_parallelism} slots")]
+    #[error(
+        "job \"{job}\" asks for {parallelism} slots and has {max_parallelism} key groups: use 1 to {max_parallelism} slots"
+    )]
     Parallelism {
         /// The job.
         job: String,

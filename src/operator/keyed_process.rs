@@ -72,7 +72,7 @@ impl<'a> StateRegistry<'a> {
     pub fn map<K, MK, MV>(&mut self, name: &str) -> Result<MapState<K, MK, MV>, StateError>
     where
         K: Key + ?Sized,
-        MK: StateValue,
+        MK: Key + ?Sized,
         MV: StateValue,
     {
         self.backend.map(self.operator, name)
@@ -123,7 +123,7 @@ impl<'a, K: Key + ?Sized> KeyedContext<'a, K> {
     }
 
     /// Takes a timer of this key back.
-    pub fn delete_timer(&mut self, at: EventTimeMs) -> Result<(), StateError> {
-        self.timers.delete(&self.key, at).map(drop)
+    pub fn delete_timer(&mut self, at: EventTimeMs) {
+        self.timers.delete(&self.key, at);
     }
 }

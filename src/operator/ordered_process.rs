@@ -58,7 +58,7 @@ where
                 }
                 (Some(record_at), timer_at) if timer_at.is_none_or(|timer_at| record_at <= timer_at) => {
                     if let Some(event) = self.waiting.pop_due(watermark) {
-                        self.deliver(cx, &event);
+                        deliver::<K, R, P, N>(&mut self.process, cx, event);
                     }
                 }
                 _ => {
@@ -70,14 +70,20 @@ where
         }
         Flow::More
     }
+}
 
-    fn deliver(&mut self, cx: &mut ChainContext<'_>, event: &QueuedEvent) {
-        let stamp = Stamp { at: event.at, clock: EventTimeMs::MIN, split: event.split, origin_ns: cx.now_ns };
-        let key = Hashed::in_group(event.key::<K>(), event.group());
-        match R::view(event.payload()) {
-            Ok(record) => self.process.on_record(cx, &stamp, key, record),
-            Err(error) => cx.fail(&self.process.operator, error),
-        }
+fn deliver<K, R, P, N>(process: &mut Process<K, R::View, P, N>, cx: &mut ChainContext<'_>, event: &QueuedEvent)
+where
+    K: Key + ?Sized,
+    R: Record,
+    P: KeyedProcess<K, R::View>,
+    N: Stage<P::Out>,
+{
+    let stamp = Stamp { at: event.at, clock: EventTimeMs::MIN, split: event.split, origin_ns: cx.now_ns };
+    let key = Hashed::in_group(event.key::<K>(), event.group());
+    match R::view(event.payload()) {
+        Ok(record) => process.on_record(cx, &stamp, key, record),
+        Err(error) => cx.fail(&process.operator, error),
     }
 }
 

@@ -61,7 +61,10 @@ impl StateBackend {
                 layout: Layout::Slotted,
                 layout_text: format!("records in event-time order: key {}", K::NAME),
                 check: |kind, key, value| match kind {
-                    VALUE => key.len() == PLACE_LEN && (cut(value).is_some_and(|(key, _)| is_key::<K>(key)) || value.len() == 8),
+                    VALUE => {
+                        key.len() == PLACE_LEN
+                            && (cut(value).is_some_and(|(key, _)| is_key::<K>(key)) || value.len() == 8)
+                    }
                     _ => check_chunk(kind, key, value),
                 },
             },
@@ -82,12 +85,16 @@ impl<K: Key + ?Sized> EventQueue<K> {
     pub fn push(&mut self, key: &Hashed<K>, at: EventTimeMs, split: u32, payload: &[u8]) -> Result<(), StateError> {
         let place = Place { at, split, number: self.next_number, group: key.group };
         let key = key.key.bytes();
-        self.table.borrow_mut().write(place.address(&mut place.bytes()), KEY_LEN_LEN + key.len() + payload.len(), |out| {
-            let (key_len, rest) = out.split_at_mut(KEY_LEN_LEN);
-            key_len.copy_from_slice(&(key.len() as u32).to_le_bytes());
-            rest[..key.len()].copy_from_slice(key);
-            rest[key.len()..].copy_from_slice(payload);
-        })?;
+        self.table.borrow_mut().write(
+            place.address(&mut place.bytes()),
+            KEY_LEN_LEN + key.len() + payload.len(),
+            |out| {
+                let (key_len, rest) = out.split_at_mut(KEY_LEN_LEN);
+                key_len.copy_from_slice(&(key.len() as u32).to_le_bytes());
+                rest[..key.len()].copy_from_slice(key);
+                rest[key.len()..].copy_from_slice(payload);
+            },
+        )?;
         self.next_number += 1;
         self.order.insert(place);
         Ok(())

@@ -1,9 +1,9 @@
 //! The prototype of a chain: everything from its head to some operator, waiting for what comes next.
 
+use crate::exchange::RecordFrame;
 use crate::graph::{BuildContext, BuildError, BuiltChain, ChainRoot, EdgeRoot};
 use crate::operator::{ChainContext, Filter, FlatMap, Flow, Map, Signal, Stage};
 use crate::record::Record;
-use crate::exchange::RecordFrame;
 use std::marker::PhantomData;
 
 /// A chain that can be built once per subtask, yielding records of type `Out` at its end.

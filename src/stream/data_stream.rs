@@ -134,8 +134,7 @@ impl<C: Chain> DataStream<C> {
         let stream = KeyedStream::new(self.graph.clone(), vertex);
         self.end(move |chain, cx| {
             let gate = cx.take_output(edge);
-            let max_parallelism = cx.max_parallelism;
-            chain.build(cx, KeyedExchange::new(gate, selector.clone(), max_parallelism))
+            chain.build(cx, KeyedExchange::new(gate, selector.clone()))
         });
         stream
     }
@@ -161,10 +160,7 @@ impl<C: Chain> DataStream<C> {
         });
     }
 
-    fn end(
-        self,
-        build: impl Fn(&C, &mut BuildContext) -> Result<BuiltChain, BuildError> + Send + Sync + 'static,
-    ) {
+    fn end(self, build: impl Fn(&C, &mut BuildContext) -> Result<BuiltChain, BuildError> + Send + Sync + 'static) {
         let chain = self.chain;
         self.graph.add_chain(self.vertex, move |cx| build(&chain, cx));
     }

@@ -110,14 +110,8 @@ where
     type Out = S::Record;
 
     fn build<N: Stage<S::Record>>(&self, cx: &mut BuildContext, next: N) -> Result<BuiltChain, BuildError> {
-        let head = SourceHead::new(
-            self.name.clone(),
-            self.source.clone(),
-            self.at.clone(),
-            self.watermarks.clone(),
-            cx,
-            next,
-        );
+        let head =
+            SourceHead::new(self.name.clone(), self.source.clone(), self.at.clone(), self.watermarks.clone(), cx, next);
         Ok(BuiltChain::Source(Box::new(head)))
     }
 }

@@ -73,7 +73,11 @@ impl<K: Key + ?Sized, R: Record> KeyedStream<K, R> {
     }
 
     /// Groups the records of each key into event-time windows.
-    pub fn window(self, windows: SlicedWindows) -> WindowedStream<K, R> {
+    pub fn window(self, windows: SlicedWindows) -> WindowedStream<K, R>
+    where
+        K: ToOwned,
+        R::View: Record,
+    {
         WindowedStream::new(self, windows)
     }
 

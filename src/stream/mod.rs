@@ -9,8 +9,8 @@ mod job;
 mod keyed_stream;
 mod windowed_stream;
 
-pub use chain::{Chain, EdgeChain};
+pub use chain::{Chain, EdgeChain, FilterChain, FlatMapChain, MapChain};
 pub use data_stream::DataStream;
-pub use job::{Job, SourceStream};
-pub use keyed_stream::KeyedStream;
-pub use windowed_stream::WindowedStream;
+pub use job::{Job, SourceChain, SourceStream, Timestamps};
+pub use keyed_stream::{KeyedStream, ProcessChain, ReduceChain};
+pub use windowed_stream::{WindowChain, WindowedStream};

@@ -4,7 +4,7 @@ use crate::checkpoint::{BarrierAction, BarrierAligner, CheckpointId};
 use crate::exchange::{Delivery, InBand, InputGate};
 use crate::graph::{ChainRoot, EdgeRoot, SourceRoot};
 use crate::operator::{ChainContext, Flow, Signal};
-use crate::time::{StreamStatus, ValveOutput, Watermark, WatermarkValve};
+use crate::time::{ClockChange, StreamStatus, Watermark, WatermarkValve};
 use std::collections::VecDeque;
 
 /// Where a task's records come from, with the chains they go to.
@@ -18,10 +18,8 @@ pub(super) struct SourceInput {
     pub(super) root: Box<dyn SourceRoot>,
     /// Whether all splits have ended.
     pub(super) ended: bool,
-    /// Whether that was reported.
-    pub(super) end_reported: bool,
-    /// Whether the source must not be read any more.
-    pub(super) stopped: bool,
+    /// The checkpoint the job is to end with: the source is not read behind its barrier.
+    pub(super) stopped: Option<CheckpointId>,
 }
 
 /// Channels, and one or more chains that each get everything that arrives on them.
@@ -92,7 +90,7 @@ impl EdgeInput {
         }
         let Self { gate, valve, aligner, chains, .. } = self;
         let Some((channel, delivery)) = gate.peek() else { return Taken::Nothing };
-        let mut output = ValveOutput::default();
+        let mut output = ClockChange::default();
         let mut alignment = None;
         match delivery {
             Delivery::Records(frame) => chains.iter_mut().for_each(|chain| chain.records(cx, &frame)),
@@ -125,11 +123,10 @@ impl EdgeInput {
         }
     }
 
-    fn queue(&mut self, output: ValveOutput) {
-        let events = [
-            output.watermark.map(ClockEvent::Watermark),
-            output.status.map(|status| ClockEvent::Idle(status == StreamStatus::Idle)),
-        ];
+    fn queue(&mut self, output: ClockChange) {
+        // An idle channel's watermark is ignored: whoever becomes active says so first, whoever becomes idle last.
+        let is = |status| (output.status == Some(status)).then_some(ClockEvent::Idle(status == StreamStatus::Idle));
+        let events = [is(StreamStatus::Active), output.watermark.map(ClockEvent::Watermark), is(StreamStatus::Idle)];
         self.pending.extend(events.into_iter().flatten().map(|event| Pending { event, next_chain: 0 }));
     }
 
@@ -156,7 +153,9 @@ impl TaskInput {
     pub(super) fn chains(&mut self) -> impl Iterator<Item = &mut dyn ChainRoot> {
         let (source, edges) = match self {
             Self::Source(source) => (Some(source.root.as_mut() as &mut dyn ChainRoot), None),
-            Self::Edges(edges) => (None, Some(edges.chains.iter_mut().map(|chain| chain.as_mut() as &mut dyn ChainRoot))),
+            Self::Edges(edges) => {
+                (None, Some(edges.chains.iter_mut().map(|chain| chain.as_mut() as &mut dyn ChainRoot)))
+            }
         };
         source.into_iter().chain(edges.into_iter().flatten())
     }
@@ -166,6 +165,14 @@ impl TaskInput {
         for chain in self.chains() {
             let flow = chain.signal(cx, &mut signal);
             assert!(flow == Flow::Done, "only watermarks are taken in parts");
+        }
+    }
+
+    /// Whether nothing more will come, and all that follows from it was delivered.
+    pub(super) fn has_ended(&self) -> bool {
+        match self {
+            Self::Source(source) => source.ended,
+            Self::Edges(edges) => edges.valve.last_output() == Watermark::MAX && edges.pending.is_empty(),
         }
     }
 

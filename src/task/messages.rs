@@ -1,22 +1,19 @@
 //! What the control thread tells tasks, and what they report. Both ways are lock-free queues and a doorbell.
 
 use crate::checkpoint::{CheckpointId, PageKey, PieceBlock, SubtaskSnapshot};
+use crate::job_manager::{Attempt, TaskAddress};
 use crate::operator::OperatorFailure;
 use crate::slot::Doorbell;
-use crossbeam_queue::SegQueue;
+use crossbeam_queue::{ArrayQueue, SegQueue};
 use std::sync::Arc;
 
-/// Which task: a subtask of a vertex of a job, in one attempt to run the job.
+/// One attempt to run a task (Flink `ExecutionAttemptID`); reports of former attempts are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TaskId {
-    /// The job's number within the engine.
-    pub job: u64,
-    /// How often the job was started before; reports of former attempts are ignored.
-    pub attempt: u32,
-    /// The vertex's index in the job graph.
-    pub vertex: u32,
-    /// The subtask's index.
-    pub subtask: u32,
+pub struct Execution {
+    /// Which task.
+    pub task: TaskAddress,
+    /// Which attempt of its job.
+    pub attempt: Attempt,
 }
 
 /// From the control thread to a task.
@@ -38,6 +35,11 @@ pub enum TaskCommand {
         /// Whether the job ends with it.
         last: bool,
     },
+    /// Checkpoint `id` was given up: a source that stopped for it goes on.
+    Abort {
+        /// The checkpoint.
+        id: CheckpointId,
+    },
     /// Stop at once, losing what was not checkpointed.
     Cancel,
 }
@@ -58,19 +60,19 @@ pub enum ImageRequest {
 #[derive(Debug)]
 pub enum TaskReport {
     /// State is restored, sinks are ready; records flow from now on.
-    Running(TaskId),
-    /// Pieces of state for the running checkpoint.
-    Pieces(TaskId, PieceBlock),
+    Running(Execution),
     /// Everything of this task for a checkpoint was handed over.
-    Snapshot(TaskId, CheckpointId, Box<SubtaskSnapshot>),
+    Snapshot(Execution, CheckpointId, Box<SubtaskSnapshot>),
     /// A checkpoint cannot be completed by this task; the task goes on.
-    Declined(TaskId, CheckpointId, String),
-    /// A source has read all its splits to their ends.
-    InputEnded(TaskId),
+    Declined(Execution, CheckpointId, String),
+    /// All inputs of the task have ended and everything it had to emit is emitted; it waits for the last checkpoint.
+    Draining(Execution),
     /// The task cannot go on.
-    Failed(TaskId, OperatorFailure),
-    /// The task ended, after the last checkpoint or a cancellation.
-    Ended(TaskId),
+    Failed(Execution, OperatorFailure),
+    /// The task ended after the last checkpoint, its sinks having committed.
+    Finished(Execution),
+    /// The task ended because it was told to.
+    Canceled(Execution),
 }
 
 /// Where commands for one task wait.
@@ -80,10 +82,11 @@ pub struct TaskInbox {
     doorbell: Arc<Doorbell>,
 }
 
-/// Where all tasks of an engine put their reports.
+/// Where the tasks of a job put their reports, and the pieces of their states.
 #[derive(Clone, Debug)]
 pub struct ReportSender {
     reports: Arc<SegQueue<TaskReport>>,
+    pieces: Arc<ArrayQueue<PieceBlock>>,
     doorbell: Arc<Doorbell>,
 }
 
@@ -106,14 +109,25 @@ impl TaskInbox {
 }
 
 impl ReportSender {
-    /// A sender into `reports`, ringing `doorbell`.
-    pub fn new(reports: Arc<SegQueue<TaskReport>>, doorbell: Arc<Doorbell>) -> Self {
-        Self { reports, doorbell }
+    /// A sender into `reports` and, bounded, into `pieces`, ringing `doorbell`.
+    pub fn new(
+        reports: Arc<SegQueue<TaskReport>>,
+        pieces: Arc<ArrayQueue<PieceBlock>>,
+        doorbell: Arc<Doorbell>,
+    ) -> Self {
+        Self { reports, pieces, doorbell }
     }
 
     /// Leaves a report and wakes the control thread.
     pub fn send(&self, report: TaskReport) {
         self.reports.push(report);
         self.doorbell.ring();
+    }
+
+    /// Hands pieces over, or gives them back while the store is behind: the harvest waits then.
+    pub fn offer_pieces(&self, block: PieceBlock) -> Result<(), PieceBlock> {
+        let offered = self.pieces.push(block);
+        self.doorbell.ring();
+        offered
     }
 }

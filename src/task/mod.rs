@@ -11,6 +11,6 @@ mod source_head;
 #[allow(clippy::module_inception, reason = "the folder's main type has the folder's name")]
 mod task;
 
-pub use messages::{ImageRequest, ReportSender, TaskCommand, TaskId, TaskInbox, TaskReport};
+pub use messages::{Execution, ImageRequest, ReportSender, TaskCommand, TaskInbox, TaskReport};
 pub use source_head::SourceHead;
-pub use task::{Deployment, RestoreFrom, Task};
+pub use task::{Deployment, Task};

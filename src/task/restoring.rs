@@ -1,11 +1,10 @@
 //! Reading a task's state back from a checkpoint, piece by piece, on the task's own slot.
 
-use super::task::RestoreFrom;
 use crate::checkpoint::{CheckpointId, PieceLoader, RestoreError, RestoredBlobs, RestoredCheckpoint};
 use crate::memory::Arena;
 use crate::operator::ChainContext;
 use crate::slot::Progress;
-use crate::state::{KeyGroupRange, StateBackend, StateError};
+use crate::state::{KeyGroupRange, StateBackend, StateError, check_compatible};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -35,12 +34,11 @@ pub(super) enum RestoringError {
 
 impl Restoring {
     pub(super) fn new(
-        from: Option<RestoreFrom>,
+        checkpoint: Option<Arc<RestoredCheckpoint>>,
         state: &Rc<RefCell<StateBackend>>,
         key_groups: KeyGroupRange,
         arena: Arena,
     ) -> Self {
-        let checkpoint = from.map(|from| from.checkpoint);
         let has_state = !state.borrow().descriptors().is_empty();
         let state_complete = checkpoint.is_none() || !has_state;
         Self { checkpoint, key_groups, arena, loader: None, state_complete, chains_told: false }
@@ -69,7 +67,7 @@ impl Restoring {
         let loader = match &mut self.loader {
             Some(loader) => loader,
             None => {
-                state.check_compatible(checkpoint.states())?;
+                check_states(&state, &checkpoint)?;
                 let mut loader = PieceLoader::new(checkpoint.clone(), self.arena.clone());
                 for descriptor in state.descriptors() {
                     for (page, _) in checkpoint.pages(descriptor.id, self.key_groups) {
@@ -96,4 +94,12 @@ impl Restoring {
         }
         Ok(if worked { Progress::Worked } else { Progress::Idle })
     }
+}
+
+/// Every state the task registers must be stored as it is registered, or not at all.
+fn check_states(state: &StateBackend, checkpoint: &RestoredCheckpoint) -> Result<(), StateError> {
+    state.descriptors().iter().try_for_each(|asked| {
+        let stored = checkpoint.states().iter().find(|stored| stored.id == asked.id);
+        stored.map_or(Ok(()), |stored| check_compatible(stored, asked))
+    })
 }

@@ -1,9 +1,8 @@
 //! One snapshot of one task, from the barrier until everything is handed over: harvest in slices, then the acknowledgement.
 
 use super::input::TaskInput;
-use super::messages::{ImageRequest, ReportSender, TaskReport};
+use super::messages::{Execution, ImageRequest, ReportSender, TaskReport};
 use crate::checkpoint::{CheckpointId, SubtaskSnapshot};
-use crate::job_manager::{Attempt, TaskAddress};
 use crate::operator::{ChainContext, Signal, SnapshotBuilder};
 use crate::state::{HarvestProgress, KeyGroupRange, StateBackend};
 use std::cell::RefCell;
@@ -63,7 +62,7 @@ impl Snapshotting {
         input: &mut TaskInput,
         state: &Rc<RefCell<StateBackend>>,
         reports: &ReportSender,
-        task: (TaskAddress, Attempt),
+        of: Execution,
     ) -> bool {
         match self.harvest {
             Harvest::HandedOver => false,
@@ -79,7 +78,7 @@ impl Snapshotting {
                         true
                     }
                     Err(error) => {
-                        reports.send(TaskReport::Declined(task.0, self.id(), error.to_string()));
+                        reports.send(TaskReport::Declined(of, self.id(), error.to_string()));
                         self.harvest = Harvest::HandedOver;
                         true
                     }
@@ -93,14 +92,14 @@ impl Snapshotting {
                 }
                 let snapshot = SubtaskSnapshot {
                     vertex: self.vertex.to_string(),
-                    subtask: task.0.subtask,
+                    subtask: of.task.subtask,
                     key_groups: self.key_groups,
                     states: state.borrow().descriptors(),
                     blobs: std::mem::take(&mut self.builder.blobs),
                     blocks,
                     harvest_ns,
                 };
-                reports.send(TaskReport::Snapshot(task.0, task.1, self.id(), Box::new(snapshot)));
+                reports.send(TaskReport::Snapshot(of, self.id(), Box::new(snapshot)));
                 self.harvest = Harvest::HandedOver;
                 true
             }

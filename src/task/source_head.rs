@@ -10,7 +10,7 @@ use crate::operator::{ChainContext, Flow, Restored, Signal, SnapshotBuilder, Sta
 use crate::record::Stamp;
 use crate::source::{ReadContext, ReadStatus, Source, SplitReader};
 use crate::stream::Timestamps;
-use crate::time::{EventTimeMs, SplitClockState, SplitClocks, StreamStatus, ValveOutput, Watermark, Watermarks};
+use crate::time::{ClockChange, EventTimeMs, SplitClockState, SplitClocks, StreamStatus, Watermark, Watermarks};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -122,7 +122,8 @@ where
                 Timestamps::WhenRead => EventTimeMs(cx.wall_ms),
             };
             let clock = clock.on_event(at);
-            let stamp = Stamp { at, clock: if clock >= at { clock } else { EventTimeMs::MIN }, split: number, origin_ns };
+            let stamp =
+                Stamp { at, clock: if clock >= at { clock } else { EventTimeMs::MIN }, split: number, origin_ns };
             counters.records_out.add(1);
             let mut cx = ChainContext { now_ns: cx.now_ns, wall_ms: cx.wall_ms, io: cx.io, failure };
             next.record(&mut cx, &stamp, record);
@@ -148,7 +149,7 @@ where
         let output = match all_ended {
             true => {
                 self.ended = true;
-                ValveOutput { watermark: Some(Watermark::MAX), status: None }
+                ClockChange { watermark: Some(Watermark::MAX), status: None }
             }
             false => self.clocks.advance(),
         };
@@ -168,7 +169,7 @@ where
         assert!(flow == Flow::Done, "stages chained to a source hold no timers, so they take every signal at once");
     }
 
-    fn snapshot(&self, builder: &mut SnapshotBuilder) {
+    fn record_splits(&self, builder: &mut SnapshotBuilder) {
         let states: HashMap<u32, SplitClockState> = self.clocks.states().collect();
         let never = SplitClockState { max_at: EventTimeMs::MIN, clock: Watermark::MIN, idle: false };
         let splits = self.splits.iter().map(|split| {
@@ -195,7 +196,7 @@ where
         builder.blob(&self.operator, SPLITS, bytes.expect("strings and numbers always archive").into_vec());
     }
 
-    fn restore(&mut self, cx: &mut ChainContext<'_>, restored: &Restored<'_>) {
+    fn take_back_splits(&mut self, cx: &mut ChainContext<'_>, restored: &Restored<'_>) {
         let mut stored: HashMap<String, SplitSnapshot> = HashMap::new();
         for blob in restored.blobs.of(&self.operator, SPLITS) {
             let mut aligned = rkyv::util::AlignedVec::<16>::new();
@@ -203,7 +204,8 @@ where
             match rkyv::from_bytes::<Vec<SplitSnapshot>, rkyv::rancor::Error>(&aligned) {
                 Ok(splits) => stored.extend(splits.into_iter().map(|split| (split.name.clone(), split))),
                 Err(error) => {
-                    return cx.fail(&self.operator, format_args!("its positions in the checkpoint are unreadable: {error}"));
+                    return cx
+                        .fail(&self.operator, format_args!("its positions in the checkpoint are unreadable: {error}"));
                 }
             }
         }
@@ -233,8 +235,8 @@ where
 {
     fn signal(&mut self, cx: &mut ChainContext<'_>, signal: &mut Signal<'_>) -> Flow {
         match signal {
-            Signal::Snapshot(builder) => self.snapshot(builder),
-            Signal::Restore(restored) => self.restore(cx, restored),
+            Signal::Snapshot(builder) => self.record_splits(builder),
+            Signal::Restore(restored) => self.take_back_splits(cx, restored),
             Signal::Close => {
                 for split in &mut self.splits {
                     if let SplitState::Open(reader) = &mut split.state {

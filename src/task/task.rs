@@ -4,13 +4,12 @@
 //! running snapshot on by a slice; let sinks and outputs work; report. Nothing is delivered behind a barrier before its snapshot.
 
 use super::input::{EdgeInput, SourceInput, Taken, TaskInput};
-use super::messages::{ImageRequest, ReportSender, TaskCommand, TaskId, TaskInbox, TaskReport};
+use super::messages::{Execution, ImageRequest, ReportSender, TaskCommand, TaskInbox, TaskReport};
 use super::restoring::Restoring;
 use super::snapshotting::Snapshotting;
 use crate::checkpoint::{CheckpointId, RestoredCheckpoint};
 use crate::exchange::InputGate;
 use crate::graph::{BuildContext, BuildError, BuiltChain, ChainFactory, SourceStep};
-use crate::memory::Arena;
 use crate::operator::{ChainContext, OperatorFailure, Restored, Signal, SnapshotBuilder};
 use crate::slot::{Progress, SlotTask, StepContext};
 use crate::state::{KeyGroupRange, StateBackend};
@@ -27,7 +26,7 @@ const WATERMARK: &str = "watermark";
 /// What a task is made of, sent to its slot and built there.
 pub struct Deployment {
     /// Which task.
-    pub id: TaskId,
+    pub of: Execution,
     /// The vertex's name.
     pub vertex: Arc<str>,
     /// The key groups it owns.
@@ -37,37 +36,31 @@ pub struct Deployment {
     /// The channels it reads; `None` for a source.
     pub input: Option<InputGate>,
     /// Where it starts from.
-    pub restore: Option<RestoreFrom>,
+    pub restore: Option<Arc<RestoredCheckpoint>>,
     /// Commands for it.
     pub inbox: Arc<TaskInbox>,
     /// Where it reports.
     pub reports: ReportSender,
 }
 
-/// The checkpoint a task starts from.
-#[derive(Clone)]
-pub struct RestoreFrom {
-    /// The checkpoint.
-    pub checkpoint: Arc<RestoredCheckpoint>,
-}
-
 /// A running task.
 pub struct Task {
-    id: TaskId,
+    of: Execution,
     vertex: Arc<str>,
     parallelism: u32,
     input: TaskInput,
     state: Rc<RefCell<StateBackend>>,
     key_groups: KeyGroupRange,
-    arena: Arena,
     inbox: Arc<TaskInbox>,
     reports: ReportSender,
     phase: Phase,
     snapshot: Option<Snapshotting>,
-    /// What the store wants of the next checkpoint.
-    images: ImageRequest,
+    /// What the store wants of which checkpoint.
+    images: (CheckpointId, ImageRequest),
     /// The last checkpoint this task will see was completed: end once the sinks have committed.
     last_complete: bool,
+    /// Whether the end of the input was reported.
+    is_draining: bool,
 }
 
 enum Phase {
@@ -82,25 +75,25 @@ enum Phase {
 impl Task {
     /// Builds the task on its slot.
     pub fn build(deployment: Deployment, mut cx: BuildContext, now_ns: u64) -> Result<Self, BuildError> {
-        let Deployment { id, vertex, key_groups, chains, input, restore, inbox, reports } = deployment;
+        let Deployment { of, vertex, key_groups, chains, input, restore, inbox, reports } = deployment;
         let built = chains.iter().map(|build| build(&mut cx)).collect::<Result<Vec<_>, _>>()?;
-        let restored_id = restore.as_ref().map_or(CheckpointId::default(), |from| from.checkpoint.id());
+        let restored_id = restore.as_ref().map_or(CheckpointId::default(), |checkpoint| checkpoint.id());
         let input = TaskInput::assemble(built, input, restored_id, now_ns);
-        let restoring = Restoring::new(restore, &cx.state, key_groups, cx.arena.clone());
+        let restoring = Restoring::new(restore, &cx.state, key_groups, cx.arena);
         Ok(Self {
-            id,
+            of,
             vertex,
             parallelism: cx.parallelism,
             input,
             state: cx.state,
             key_groups,
-            arena: cx.arena,
             inbox,
             reports,
             phase: Phase::Restoring(Box::new(restoring)),
             snapshot: None,
-            images: ImageRequest::None,
+            images: Default::default(),
             last_complete: false,
+            is_draining: false,
         })
     }
 
@@ -115,8 +108,12 @@ impl Task {
 
     fn run(&mut self, cx: &mut ChainContext<'_>) -> Progress {
         let mut worked = self.deliver(cx);
+        if !self.is_draining && self.input.has_ended() {
+            self.is_draining = true;
+            self.reports.send(TaskReport::Draining(self.of));
+        }
         if let Some(snapshot) = &mut self.snapshot {
-            worked |= snapshot.step(cx, &mut self.input, &self.state, &self.reports, self.id);
+            worked |= snapshot.step(cx, &mut self.input, &self.state, &self.reports, self.of);
             if snapshot.is_handed_over() {
                 self.snapshot = None;
             }
@@ -126,7 +123,7 @@ impl Task {
             let mut committed = true;
             self.input.signal_all(cx, Signal::Committed(&mut committed));
             if committed {
-                self.end(cx);
+                self.end(cx, TaskReport::Finished(self.of));
                 return Progress::Done;
             }
         }
@@ -141,14 +138,7 @@ impl Task {
                 return worked;
             }
             let taken = match &mut self.input {
-                TaskInput::Source(source) => {
-                    let taken = read(source, cx);
-                    if source.ended && !source.end_reported {
-                        source.end_reported = true;
-                        self.reports.send(TaskReport::InputEnded(self.id));
-                    }
-                    taken
-                }
+                TaskInput::Source(source) => read(source, cx),
                 TaskInput::Edges(edges) => edges.take(cx),
             };
             match taken {
@@ -166,26 +156,28 @@ impl Task {
     }
 
     fn begin_snapshot(&mut self, id: CheckpointId, cx: &mut ChainContext<'_>) {
-        if let Some(given_up) = self.snapshot.take() {
-            // The coordinator gave the former one up (it never has two under way): its harvest is finished into nothing.
-            given_up.finish_into_nothing(&self.state, &self.arena);
+        if self.snapshot.take().is_some() {
+            // The coordinator gave the former one up: it never has two under way.
+            self.state.borrow_mut().abandon_snapshot();
         }
-        let mut builder = SnapshotBuilder { id, subtask: self.id.subtask, blobs: Vec::new() };
+        let mut builder = SnapshotBuilder { id, subtask: self.of.task.subtask, blobs: Vec::new() };
         self.input.signal_all(cx, Signal::Snapshot(&mut builder));
         if let TaskInput::Edges(edges) = &self.input {
             builder.blob(&self.vertex, WATERMARK, edges.watermark().0.to_le_bytes().to_vec());
         }
-        let images = std::mem::take(&mut self.images);
-        self.snapshot = Some(Snapshotting::begin(builder, images, &self.state, &self.vertex, self.key_groups, cx.now_ns));
+        // Images are for the checkpoint they were asked for: a late barrier of one given up must not use them up.
+        let images = if self.images.0 == id { std::mem::take(&mut self.images).1 } else { ImageRequest::None };
+        self.snapshot =
+            Some(Snapshotting::begin(builder, images, &self.state, &self.vertex, self.key_groups, cx.now_ns));
     }
 
     fn take_commands(&mut self, cx: &mut ChainContext<'_>) {
         while let Some(command) = self.inbox.take() {
             match command {
                 TaskCommand::Trigger { id, images, stop } => {
-                    self.images = images;
+                    self.images = (id, images);
                     if let TaskInput::Source(source) = &mut self.input {
-                        source.stopped |= stop;
+                        source.stopped = stop.then_some(id);
                         self.begin_snapshot(id, cx);
                     }
                 }
@@ -193,7 +185,14 @@ impl Task {
                     self.input.signal_all(cx, Signal::Complete(id));
                     self.last_complete |= last;
                 }
-                TaskCommand::Cancel => self.end(cx),
+                TaskCommand::Abort { id } => {
+                    if let TaskInput::Source(source) = &mut self.input
+                        && source.stopped == Some(id)
+                    {
+                        source.stopped = None;
+                    }
+                }
+                TaskCommand::Cancel => self.end(cx, TaskReport::Canceled(self.of)),
             }
         }
     }
@@ -213,10 +212,11 @@ impl Task {
             restoring.chains_told = true;
             let blobs = restoring.blobs();
             let id = restoring.checkpoint_id();
-            let restored = Restored { subtask: self.id.subtask, parallelism: self.parallelism, blobs: &blobs, id };
+            let restored = Restored { subtask: self.of.task.subtask, parallelism: self.parallelism, blobs: &blobs, id };
             self.input.signal_all(cx, Signal::Restore(&restored));
             let watermarks = blobs.of(&self.vertex, WATERMARK);
-            let stored = watermarks.filter_map(|blob| blob.bytes.as_slice().try_into().ok().map(i64::from_le_bytes)).min();
+            let stored =
+                watermarks.filter_map(|blob| blob.bytes.as_slice().try_into().ok().map(i64::from_le_bytes)).min();
             if let (TaskInput::Edges(edges), Some(watermark)) = (&mut self.input, stored) {
                 edges.restore_watermark(EventTimeMs(watermark), cx.now_ns);
             }
@@ -227,23 +227,23 @@ impl Task {
         self.input.signal_all(cx, Signal::Committed(&mut committed));
         if committed && !self.input.is_blocked() && cx.failure.is_none() {
             self.phase = Phase::Running;
-            self.reports.send(TaskReport::Running(self.id));
+            self.reports.send(TaskReport::Running(self.of));
             worked = true;
         }
         if worked { Progress::Worked } else { Progress::Idle }
     }
 
-    fn end(&mut self, cx: &mut ChainContext<'_>) {
+    fn end(&mut self, cx: &mut ChainContext<'_>, report: TaskReport) {
         if !matches!(self.phase, Phase::Ended) {
             self.input.signal_all(cx, Signal::Close);
             self.phase = Phase::Ended;
-            self.reports.send(TaskReport::Ended(self.id));
+            self.reports.send(report);
         }
     }
 }
 
 fn read(source: &mut SourceInput, cx: &mut ChainContext<'_>) -> Taken {
-    if source.stopped || source.ended {
+    if source.stopped.is_some() || source.ended {
         return Taken::Nothing;
     }
     match source.root.read(cx) {
@@ -267,11 +267,11 @@ impl TaskInput {
             }
         }
         match (source, gate) {
-            (Some(root), None) => {
-                Self::Source(SourceInput { root, ended: false, end_reported: false, stopped: false })
-            }
+            (Some(root), None) => Self::Source(SourceInput { root, ended: false, stopped: None }),
             (None, Some(gate)) => Self::Edges(EdgeInput::new(gate, restored, edges, now_ns)),
-            _ => unreachable!("a vertex is either one source chain or chains behind edges: `stream` builds nothing else"),
+            _ => {
+                unreachable!("a vertex is either one source chain or chains behind edges: `stream` builds nothing else")
+            }
         }
     }
 }
@@ -285,7 +285,7 @@ impl SlotTask for Task {
             None => progress,
             Some(failure) => {
                 self.phase = Phase::Ended;
-                self.reports.send(TaskReport::Failed(self.id, failure));
+                self.reports.send(TaskReport::Failed(self.of, failure));
                 Progress::Done
             }
         }
@@ -293,7 +293,9 @@ impl SlotTask for Task {
 
     fn wake_at_ns(&self) -> Option<u64> {
         match (&self.input, &self.phase) {
-            (TaskInput::Source(source), Phase::Running) if !source.stopped && !source.ended => source.root.wake_at_ns(),
+            (TaskInput::Source(source), Phase::Running) if source.stopped.is_none() && !source.ended => {
+                source.root.wake_at_ns()
+            }
             _ => None,
         }
     }

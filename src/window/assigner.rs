@@ -53,7 +53,10 @@ impl Sliding {
 
 impl SlicedWindows {
     fn new(size_ms: i64, slide_ms: i64) -> Self {
-        assert!(size_ms > 0 && slide_ms > 0, "windows need a size and a slide above 0, not {size_ms} ms and {slide_ms} ms");
+        assert!(
+            size_ms > 0 && slide_ms > 0,
+            "windows need a size and a slide above 0, not {size_ms} ms and {slide_ms} ms"
+        );
         Self { size_ms, slide_ms, offset_ms: 0, slice_ms: gcd(size_ms, slide_ms) }
     }
 
@@ -62,7 +65,11 @@ impl SlicedWindows {
     /// # Panics
     /// Asserts that the offset is smaller than the slide, as Flink does.
     pub fn offset(self, offset_ms: i64) -> Self {
-        assert!(offset_ms.abs() < self.slide_ms, "the offset of {offset_ms} ms must be smaller than the slide of {} ms", self.slide_ms);
+        assert!(
+            offset_ms.abs() < self.slide_ms,
+            "the offset of {offset_ms} ms must be smaller than the slide of {} ms",
+            self.slide_ms
+        );
         Self { offset_ms, ..self }
     }
 

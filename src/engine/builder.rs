@@ -1,0 +1,193 @@
+//! Starting and stopping an engine inside a host process.
+
+use super::control::{Control, ControlCommand, ControlSender};
+use super::handle::JobHandle;
+use super::options::{JobOptions, SubmitError};
+use crate::io::{Io, IoChoice, IoUnavailable};
+use crate::memory::{ArenaOptions, HugePages};
+use crate::slot::{AllowedCpus, Doorbell, IdlePolicy, Slot, SlotError, SlotHandle, drive, spawn_slot};
+use crate::stream::Job;
+use crate::time::{Clock, MachineClock};
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread::JoinHandle;
+
+/// Runs jobs in this process: a thread per slot, pinned where the process may, and one control thread.
+///
+/// ```
+/// use millstream::engine::{Engine, JobOptions};
+/// use millstream::sink::Collect;
+/// use millstream::source::VecSource;
+/// use millstream::stream::Job;
+///
+/// let engine = Engine::builder().slots(1).memory(64 << 20).start()?;
+/// let (job, evens) = (Job::new("evens"), Collect::immediate());
+/// job.source("numbers", VecSource::new(vec![vec![1u64, 2, 3, 4]]))
+///     .ingestion_time()
+///     .filter(|n| n % 2 == 0)
+///     .sink("evens", evens.clone());
+/// engine.submit(job, JobOptions::default())?.wait()?;
+/// assert_eq!(evens.take(), [2, 4]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Engine {
+    control: ControlSender,
+    control_thread: Option<JoinHandle<()>>,
+    slots: Vec<SlotHandle>,
+    slot_threads: Vec<JoinHandle<()>>,
+}
+
+/// How an engine is to be started.
+#[derive(Clone, Debug)]
+pub struct EngineBuilder {
+    slots: Option<u32>,
+    memory_bytes: usize,
+    io: IoChoice,
+    huge_pages: HugePages,
+    pin: bool,
+}
+
+/// Why an engine does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// Nothing could run.
+    #[error("an engine needs at least 1 slot, 0 were asked for")]
+    NoSlots,
+    /// A thread could not be started.
+    #[error(transparent)]
+    Slot(#[from] SlotError),
+    /// A doorbell could not be made.
+    #[error("no event descriptor can be made ({0}): raise the limit on open files (ulimit -n)")]
+    Doorbell(std::io::Error),
+    /// The disk cannot be reached as asked.
+    #[error(transparent)]
+    Io(#[from] IoUnavailable),
+}
+
+impl Engine {
+    /// An engine with one slot for each CPU the process may use, 512 MiB of memory, io_uring where the kernel allows it.
+    pub fn builder() -> EngineBuilder {
+        EngineBuilder {
+            slots: None,
+            memory_bytes: 512 << 20,
+            io: IoChoice::Auto,
+            huge_pages: HugePages::Advised,
+            pin: true,
+        }
+    }
+
+    /// Submits a job. Returns once its program, its state directory and its sources are accepted; it may then wait for memory.
+    pub fn submit(&self, job: Job, options: JobOptions) -> Result<JobHandle, SubmitError> {
+        let (reply, answer) = sync_channel(1);
+        self.control.send(ControlCommand::Submit { graph: job.into_graph(), options: Box::new(options), reply });
+        answer.recv().unwrap_or(Err(SubmitError::EngineStopped))
+    }
+
+    /// How many slots there are.
+    pub fn slot_count(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Stops all threads and waits for them. Jobs that still run end where they are: stop them before, to keep what they did since
+    /// their last checkpoints. Dropping the engine does the same.
+    pub fn stop(self) {}
+
+    fn shut_down(&mut self) {
+        self.control.send(ControlCommand::Shutdown);
+        if let Some(thread) = self.control_thread.take() {
+            let _ = thread.join();
+        }
+        self.slots.iter().for_each(SlotHandle::stop);
+        for thread in self.slot_threads.drain(..) {
+            // A slot contains the panics of its tasks; one of its own was printed by the panic hook already.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+impl EngineBuilder {
+    /// How many slots: threads, each pinned to a core of its own if there are enough.
+    pub fn slots(self, slots: u32) -> Self {
+        Self { slots: Some(slots), ..self }
+    }
+
+    /// The memory all jobs may have together, in bytes.
+    pub fn memory(self, memory_bytes: usize) -> Self {
+        Self { memory_bytes, ..self }
+    }
+
+    /// How files are reached.
+    pub fn io(self, io: IoChoice) -> Self {
+        Self { io, ..self }
+    }
+
+    /// Whether huge pages are asked for.
+    pub fn huge_pages(self, huge_pages: HugePages) -> Self {
+        Self { huge_pages, ..self }
+    }
+
+    /// Whether slots are pinned to cores.
+    pub fn pin(self, pin: bool) -> Self {
+        Self { pin, ..self }
+    }
+
+    /// Starts all threads. They sleep until a job is submitted.
+    pub fn start(self) -> Result<Engine, EngineError> {
+        let cpus = AllowedCpus::of_process();
+        let count = self.slots.map_or(cpus.usable(), |slots| slots as usize);
+        if count == 0 {
+            return Err(EngineError::NoSlots);
+        }
+        let pins = if self.pin { cpus.for_slots(count) } else { vec![None; count] };
+        let control_bell = Arc::new(Doorbell::new().map_err(EngineError::Doorbell)?);
+        let control = ControlSender::new(control_bell.clone());
+        let mut engine = Engine { control, control_thread: None, slots: Vec::new(), slot_threads: Vec::new() };
+        for (index, cpu) in pins.into_iter().enumerate() {
+            let bell = Arc::new(Doorbell::new().map_err(EngineError::Doorbell)?);
+            let (listener, choice) = (control_bell.clone(), self.io);
+            let (started, answer) = sync_channel(1);
+            let thread = spawn_slot(&format!("slot-{index}"), cpu, move || {
+                let mut io = match crate::io::open(choice, bell.clone()) {
+                    Ok(io) => io,
+                    Err(error) => return drop(started.send(Err(error))),
+                };
+                let mut slot = Slot::new(bell, Some(listener), Arc::new(MachineClock));
+                if started.send(Ok(slot.handle().clone())).is_ok() {
+                    drive(&mut slot, &mut *io, IdlePolicy::for_slots(count, cpus.usable()));
+                }
+            })?;
+            engine.slot_threads.push(thread);
+            engine.slots.push(answer.recv().map_err(|_| EngineError::NoSlots)??);
+        }
+        engine.start_control(&self, control_bell)?;
+        Ok(engine)
+    }
+}
+
+impl Engine {
+    fn start_control(&mut self, builder: &EngineBuilder, bell: Arc<Doorbell>) -> Result<(), EngineError> {
+        let arena_options = ArenaOptions { huge_pages: builder.huge_pages };
+        let seed = MachineClock.wall_ms() as u64 ^ MachineClock.monotonic_ns().rotate_left(32);
+        let (slots, commands) = (self.slots.clone(), self.control.clone());
+        let (memory_bytes, choice) = (builder.memory_bytes, builder.io);
+        let (started, answer) = sync_channel(1);
+        let thread = spawn_slot("control", None, move || {
+            let mut io: Box<dyn Io> = match crate::io::open(choice, bell) {
+                Ok(io) => io,
+                Err(error) => return drop(started.send(Err(error))),
+            };
+            if started.send(Ok(())).is_ok() {
+                Control::new(slots, commands, memory_bytes, arena_options, seed).run(&mut *io);
+            }
+        })?;
+        self.control_thread = Some(thread);
+        answer.recv().map_err(|_| EngineError::NoSlots)??;
+        Ok(())
+    }
+}

@@ -1,0 +1,430 @@
+//! The control thread: carries messages between the host, JobManager, TaskManager, the slots and the checkpoint stores.
+//!
+//! It decides nothing by itself, holds no lock while it works, and sleeps on its doorbell when nothing is to be done.
+
+use super::deploy::TaskNames;
+use super::handle::JobHandle;
+use super::host::{CheckpointFigures, JobShared, describe};
+use super::job_runtime::{CheckpointEnd, JobRuntime};
+use super::options::{JobOptions, SubmitError};
+use crate::checkpoint::CheckpointSettings;
+use crate::graph::JobGraph;
+use crate::io::Io;
+use crate::job_manager::messages::{LoadReport, ToJobManager};
+use crate::job_manager::{Attempt, JobEvent, JobId, JobManager, JobState, JobSubmission, TaskAddress, TaskState};
+use crate::memory::ArenaOptions;
+use crate::slot::{Doorbell, SlotEvent, SlotHandle, TaskExit};
+use crate::task::{Execution, ReportSender, TaskCommand, TaskReport};
+use crate::task_manager::{SlotReport, SlotSample, SlotWork, TaskManager, TaskManagerAction, Watchdog};
+use crate::time::{Clock, MachineClock};
+use crossbeam_queue::SegQueue;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+/// How often slots are looked at: their load, and whether they make progress.
+const LOOK_EVERY_NS: u64 = 200_000_000;
+/// After how long without progress a busy slot is reported.
+const STALL_AFTER_NS: u64 = 1_000_000_000;
+
+/// From the host to the control thread.
+pub(super) enum ControlCommand {
+    Submit {
+        graph: JobGraph,
+        options: Box<JobOptions>,
+        reply: SyncSender<Result<JobHandle, SubmitError>>,
+    },
+    Stop(JobId),
+    Cancel(JobId),
+    /// Ends the thread; jobs that still run are lost back to their last checkpoints.
+    Shutdown,
+}
+
+/// The host's end of the control thread's queue.
+#[derive(Clone)]
+pub(super) struct ControlSender {
+    commands: Arc<SegQueue<ControlCommand>>,
+    doorbell: Arc<Doorbell>,
+}
+
+impl ControlSender {
+    pub(super) fn new(doorbell: Arc<Doorbell>) -> Self {
+        Self { commands: Arc::new(SegQueue::new()), doorbell }
+    }
+
+    pub(super) fn send(&self, command: ControlCommand) {
+        self.commands.push(command);
+        self.doorbell.ring();
+    }
+}
+
+/// Everything the control thread holds.
+pub(super) struct Control {
+    clock: MachineClock,
+    job_manager: JobManager,
+    task_manager: TaskManager,
+    watchdog: Watchdog,
+    slots: Vec<SlotHandle>,
+    jobs: BTreeMap<JobId, JobRuntime>,
+    names: TaskNames,
+    reports: Arc<SegQueue<TaskReport>>,
+    commands: ControlSender,
+    doorbell: Arc<Doorbell>,
+    memory_bytes: usize,
+    arena_options: ArenaOptions,
+    looked_ns: u64,
+    busy_seen_ns: Vec<u64>,
+    busy_permille: Vec<u16>,
+}
+
+impl Control {
+    pub(super) fn new(
+        slots: Vec<SlotHandle>,
+        commands: ControlSender,
+        memory_bytes: usize,
+        arena_options: ArenaOptions,
+        seed: u64,
+    ) -> Self {
+        let clock = MachineClock;
+        let now_ns = clock.monotonic_ns();
+        let id = crate::job_manager::TaskManagerId(1);
+        Self {
+            job_manager: JobManager::new(Default::default(), seed),
+            task_manager: TaskManager::new(id, slots.len() as u32, memory_bytes as u64, now_ns),
+            watchdog: Watchdog::new(slots.len(), STALL_AFTER_NS, now_ns),
+            jobs: BTreeMap::new(),
+            names: TaskNames::new(),
+            reports: Arc::new(SegQueue::new()),
+            doorbell: commands.doorbell.clone(),
+            commands,
+            memory_bytes,
+            arena_options,
+            looked_ns: now_ns,
+            busy_seen_ns: vec![0; slots.len()],
+            busy_permille: vec![0; slots.len()],
+            slots,
+            clock,
+        }
+    }
+
+    /// Runs until it is told to shut down.
+    pub(super) fn run(mut self, io: &mut dyn Io) {
+        while self.step(io) {
+            self.doorbell.announce();
+            // Whatever came before the announcement is seen now; whatever comes after it rings.
+            if !self.step(io) {
+                break;
+            }
+            if !self.has_waiting_input() {
+                io.wait(self.sleep());
+            }
+            self.doorbell.withdraw();
+        }
+        for job in self.jobs.values_mut() {
+            job.tell_all(&TaskCommand::Cancel);
+            job.close(io);
+            job.shared.update(|status| {
+                if !status.state.has_ended() {
+                    status.state = JobState::Canceled;
+                }
+            });
+        }
+    }
+
+    /// One round over all queues and machines; `false` once told to shut down.
+    fn step(&mut self, io: &mut dyn Io) -> bool {
+        let now_ns = self.clock.monotonic_ns();
+        while let Some(command) = self.commands.commands.pop() {
+            match command {
+                ControlCommand::Submit { graph, options, reply } => {
+                    // A host that no longer waits for the answer has dropped its job's handle already.
+                    let _ = reply.send(self.submit(graph, &options, io, now_ns));
+                }
+                ControlCommand::Stop(job) => self.job_manager.stop_with_checkpoint(job, now_ns),
+                ControlCommand::Cancel(job) => self.job_manager.cancel(job, now_ns),
+                ControlCommand::Shutdown => return false,
+            }
+        }
+        self.take_slot_events();
+        while let Some(report) = self.reports.pop() {
+            self.take_report(report);
+        }
+        self.step_stores(io, now_ns);
+        if now_ns.saturating_sub(self.looked_ns) >= LOOK_EVERY_NS {
+            self.look_at_slots(now_ns);
+        }
+        self.exchange_messages(io, now_ns);
+        true
+    }
+
+    fn has_waiting_input(&self) -> bool {
+        !self.reports.is_empty()
+            || !self.commands.commands.is_empty()
+            || self.jobs.values().any(|job| !job.pieces.is_empty())
+    }
+
+    fn sleep(&self) -> Duration {
+        let now_ns = self.clock.monotonic_ns();
+        let look_ns = self.looked_ns + LOOK_EVERY_NS;
+        let wishes = [self.job_manager.next_wake_ns(now_ns), self.task_manager.next_wake_ns(), Some(look_ns)];
+        let wake_ns = wishes.into_iter().flatten().min().unwrap_or(look_ns);
+        let busy = self.jobs.values().any(JobRuntime::store_is_busy);
+        // A store waits for answers of the disk, which wake this thread; the bound only covers a lost one.
+        let longest_ns = if busy { 5_000_000 } else { LOOK_EVERY_NS };
+        Duration::from_nanos(wake_ns.saturating_sub(now_ns).min(longest_ns))
+    }
+
+    fn submit(
+        &mut self,
+        graph: JobGraph,
+        options: &JobOptions,
+        io: &mut dyn Io,
+        now_ns: u64,
+    ) -> Result<JobHandle, SubmitError> {
+        let (shared, slots) = (JobShared::new(), self.slots.len() as u32);
+        let mut runtime =
+            JobRuntime::new(graph, options, slots, self.memory_bytes, self.arena_options, shared.clone(), io)?;
+        let submission = JobSubmission {
+            name: runtime.graph.name.clone(),
+            vertices: runtime.graph.submissions(runtime.parallelism),
+            memory_bytes: runtime.arena.budget().limit_bytes() as u64,
+            priority: options.priority,
+            weight: options.weight,
+            expected_run_ms: options.expected_run_ms,
+            checkpoints: CheckpointSettings {
+                interval_ms: options.checkpoints.as_ref().map(|checkpoints| checkpoints.interval.as_millis() as u64),
+                ..CheckpointSettings::default()
+            },
+            restart: options.restart.clone(),
+            last_checkpoint: runtime.last_checkpoint(),
+            restore: runtime.restored().map(|restored| restored.id()),
+        };
+        let restored_from = submission.restore.map(|id| id.0);
+        match self.job_manager.submit(submission, now_ns) {
+            Ok(job) => {
+                shared.update(|status| status.restored_from = restored_from);
+                let name = runtime.graph.name.clone();
+                self.jobs.insert(job, runtime);
+                Ok(JobHandle { job, name, shared, control: self.commands.clone() })
+            }
+            Err(refused) => {
+                runtime.close(io);
+                Err(refused.into())
+            }
+        }
+    }
+
+    fn take_slot_events(&mut self) {
+        for slot in &self.slots {
+            while let Some(SlotEvent::TaskLeft { name, exit, .. }) = slot.next_event() {
+                let Some(of) = self.names.remove(&name) else { continue };
+                if let TaskExit::Panicked(message) = exit {
+                    self.task_manager.on_task_failed(of.task, of.attempt, &name, &format!("it panicked: {message}"));
+                }
+            }
+        }
+    }
+
+    fn take_report(&mut self, report: TaskReport) {
+        let state = |of: Execution, state| (of.task, of.attempt, state);
+        let (task, attempt, state) = match report {
+            TaskReport::Running(of) => state(of, TaskState::Running),
+            TaskReport::Draining(of) => state(of, TaskState::Draining),
+            TaskReport::Finished(of) => state(of, TaskState::Finished),
+            TaskReport::Canceled(of) => state(of, TaskState::Canceled),
+            TaskReport::Failed(of, failure) => {
+                return self.task_manager.on_task_failed(of.task, of.attempt, &failure.operator, &failure.reason);
+            }
+            TaskReport::Declined(of, id, reason) if self.is_current(of) => {
+                let now_ns = self.clock.monotonic_ns();
+                let declined = ToJobManager::CheckpointDeclined { task: of.task, id, reason };
+                return self.job_manager.receive(declined, now_ns);
+            }
+            TaskReport::Snapshot(of, id, snapshot) if self.is_current(of) => {
+                if let Some(job) = self.jobs.get_mut(&of.task.job) {
+                    job.on_snapshot(id, *snapshot);
+                }
+                let now_ns = self.clock.monotonic_ns();
+                return self.job_manager.receive(ToJobManager::CheckpointAcknowledged { task: of.task, id }, now_ns);
+            }
+            TaskReport::Declined(..) | TaskReport::Snapshot(..) => return,
+        };
+        self.task_manager.on_task_state(task, attempt, state);
+    }
+
+    fn is_current(&self, of: Execution) -> bool {
+        self.jobs.get(&of.task.job).is_some_and(|job| job.attempt == of.attempt)
+    }
+
+    fn step_stores(&mut self, io: &mut dyn Io, now_ns: u64) {
+        let ids: Vec<JobId> = self.jobs.keys().copied().collect();
+        for job in ids {
+            let ended = self.jobs.get_mut(&job).and_then(|runtime| runtime.step_store(io, now_ns));
+            if let Some(end) = ended {
+                self.checkpoint_ended(job, end, now_ns);
+            }
+        }
+    }
+
+    fn checkpoint_ended(&mut self, job: JobId, end: CheckpointEnd, now_ns: u64) {
+        let message = match end {
+            CheckpointEnd::Committed { id, new_bytes } => {
+                ToJobManager::CheckpointCommitted { job, id, size_bytes: new_bytes }
+            }
+            CheckpointEnd::Failed { id, reason } => {
+                tracing::warn!("{job}: checkpoint {id} failed: {reason}");
+                ToJobManager::CheckpointFailed { job, id, reason }
+            }
+        };
+        self.job_manager.receive(message, now_ns);
+    }
+
+    /// Lets both machines work until neither has anything left to say.
+    fn exchange_messages(&mut self, io: &mut dyn Io, now_ns: u64) {
+        loop {
+            self.job_manager.step(now_ns);
+            self.task_manager.step(now_ns);
+            let mut quiet = true;
+            for (_, message) in self.job_manager.take_outbox() {
+                quiet = false;
+                self.task_manager.receive(message, now_ns);
+            }
+            for action in self.task_manager.take_actions() {
+                quiet = false;
+                self.act(action, io, now_ns);
+            }
+            for event in self.job_manager.take_events() {
+                quiet = false;
+                self.take_event(&event, io);
+            }
+            if quiet {
+                return;
+            }
+        }
+    }
+
+    fn act(&mut self, action: TaskManagerAction, io: &mut dyn Io, now_ns: u64) {
+        match action {
+            TaskManagerAction::Send(message) => self.job_manager.receive(message, now_ns),
+            TaskManagerAction::Start { task, attempt, slot, .. } => {
+                self.start(task, attempt, slot, io);
+            }
+            TaskManagerAction::Stop { task } => {
+                if let Some(inbox) = self.jobs.get(&task.job).and_then(|job| job.inboxes.get(&task)) {
+                    inbox.send(TaskCommand::Cancel);
+                }
+            }
+            TaskManagerAction::Checkpoint { job, id, order } => {
+                let wall_ms = self.clock.wall_ms();
+                let ended = self.jobs.get_mut(&job).and_then(|runtime| runtime.order(id, order, wall_ms, now_ns));
+                if let Some(end) = ended {
+                    self.checkpoint_ended(job, end, now_ns);
+                }
+            }
+            TaskManagerAction::BudgetReleased { .. } => {}
+            // Both machines live in this process: neither can lose the other.
+            TaskManagerAction::GiveUp => {}
+        }
+    }
+
+    /// Collects the tasks of an attempt and deploys them together once the last one is known.
+    fn start(&mut self, task: TaskAddress, attempt: Attempt, slot: crate::job_manager::SlotIndex, io: &mut dyn Io) {
+        let Some(job) = self.jobs.get_mut(&task.job) else { return };
+        if job.attempt != attempt {
+            let is_restart = job.attempt != Attempt::default();
+            job.attempt = attempt;
+            job.starting.clear();
+            if is_restart && let Err(error) = job.reopen_store(io) {
+                let reason = format!("the state directory cannot be opened again: {error}");
+                return self.task_manager.on_task_failed(task, attempt, "checkpoint", &reason);
+            }
+        }
+        job.starting.insert(task, slot);
+        if job.starting.len() == job.task_count() {
+            let pieces = job.pieces.clone();
+            let reports = ReportSender::new(self.reports.clone(), pieces, self.doorbell.clone());
+            job.deploy(&self.slots, &reports, &mut self.names);
+        }
+    }
+
+    fn take_event(&mut self, event: &JobEvent, io: &mut dyn Io) {
+        let words = describe(event);
+        match event {
+            JobEvent::StateChanged { state: JobState::Failing | JobState::Failed | JobState::Restarting, .. }
+            | JobEvent::CancelOverdue { .. }
+            | JobEvent::StopFailed { .. }
+            | JobEvent::TaskManagerLost { .. } => tracing::warn!("{words}"),
+            JobEvent::StateChanged { .. } => tracing::info!("{words}"),
+        }
+        let JobEvent::StateChanged { job, state, reason } = event else { return };
+        self.refresh(*job);
+        let Some(runtime) = self.jobs.get_mut(job) else { return };
+        if *state == JobState::Running {
+            runtime.forget_restored();
+        }
+        if state.has_ended() {
+            // The directory is free before the host hears of the end: it may start the job again at once.
+            runtime.close(io);
+        }
+        let shared = runtime.shared.clone();
+        if state.has_ended() {
+            self.jobs.remove(job);
+        }
+        shared.update(|status| {
+            status.state = *state;
+            if reason.is_some() {
+                status.reason.clone_from(reason);
+            }
+        });
+    }
+
+    /// Load for the next heartbeat, progress for the watchdog, figures for the host.
+    fn look_at_slots(&mut self, now_ns: u64) {
+        let passed_ns = now_ns.saturating_sub(self.looked_ns).max(1);
+        self.looked_ns = now_ns;
+        for index in 0..self.slots.len() {
+            let seen = self.slots[index].watch().observe();
+            let busy_ns = seen.busy_ns.saturating_sub(std::mem::replace(&mut self.busy_seen_ns[index], seen.busy_ns));
+            self.busy_permille[index] = (busy_ns.saturating_mul(1_000) / passed_ns).min(1_000) as u16;
+            let name = seen.task.as_deref();
+            let (job, vertex) = name.map_or(("", ""), |name| name.split_once('/').unwrap_or((name, "")));
+            let operator = seen.operator.as_deref().unwrap_or(vertex);
+            let working_on = name.map(|_| SlotWork { job, vertex, operator });
+            let sample = SlotSample { slot: index as u32, progress: seen.progress, working_on };
+            if let Some(report) = self.watchdog.observe(sample, now_ns) {
+                self.report_stall(&report);
+            }
+        }
+        let memory_used_bytes = self.jobs.values().map(|job| job.arena.mapped_bytes() as u64).sum();
+        self.task_manager.on_load(LoadReport { busy_permille: self.busy_permille.clone(), memory_used_bytes });
+        let ids: Vec<JobId> = self.jobs.keys().copied().collect();
+        ids.into_iter().for_each(|job| self.refresh(job));
+    }
+
+    fn report_stall(&mut self, report: &SlotReport) {
+        tracing::warn!("{report}");
+        let (work, stalled) = match report {
+            SlotReport::Stalled { work, .. } => (work, Some(report.to_string())),
+            SlotReport::Recovered { work, .. } => (work, None),
+        };
+        for job in self.jobs.values().filter(|job| job.graph.name == work.job) {
+            job.shared.update(|status| status.stalled.clone_from(&stalled));
+        }
+    }
+
+    /// Shows the host where a job stands.
+    fn refresh(&mut self, id: JobId) {
+        let now_ns = self.clock.monotonic_ns();
+        let Some(job) = self.jobs.get(&id) else { return };
+        let checkpoints = self.job_manager.checkpoint_stats(id).map(CheckpointFigures::of).unwrap_or_default();
+        let why_waiting = self.job_manager.why_waiting(id, now_ns);
+        job.shared.update(|status| {
+            status.attempt = job.attempt.0;
+            status.why_waiting = why_waiting;
+            status.checkpoints = checkpoints;
+            status.slots_busy_permille.clone_from(&self.busy_permille);
+            status.memory_bytes = (job.arena.mapped_bytes(), job.arena.budget().limit_bytes());
+        });
+    }
+}

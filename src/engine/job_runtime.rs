@@ -1,0 +1,301 @@
+//! One job on this machine: its program, its memory, its store, and the queues to its tasks.
+//!
+//! Here: opening the store, what each order about a checkpoint means for store and tasks. Not here: when a checkpoint is due
+//! (`checkpoint::coordinator`), making channels and tasks (`deploy`).
+
+use super::host::JobShared;
+use super::options::{CheckpointOptions, JobOptions, SubmitError};
+use crate::checkpoint::{
+    CheckpointId, CheckpointKind, CheckpointPlan, CheckpointStore, ImagesNeeded, JobIdentity, PieceBlock, RestoreError,
+    RestoredCheckpoint, SnapshotKind, StoreEvent, StoreOptions, SubtaskSnapshot,
+};
+use crate::graph::{JobGraph, Partitioning, VertexId, VertexInput};
+use crate::io::Io;
+use crate::job_manager::messages::CheckpointOrder;
+use crate::job_manager::{Attempt, SlotIndex, TaskAddress};
+use crate::memory::{Arena, ArenaOptions, MemoryBudget};
+use crate::slot::Share;
+use crate::state::default_max_parallelism;
+use crate::task::{ImageRequest, TaskCommand, TaskInbox};
+use crossbeam_queue::ArrayQueue;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// How many blocks of pieces may wait between the slots and the store.
+const PIECE_BLOCKS_MAX: usize = 16;
+/// What a job needs beside its channels before the first record: pages, buffers, and the arena's unit of growth.
+const MEMORY_BASE_BYTES: usize = 4 << 20;
+/// What one channel needs before the first record: a segment on its way and one being filled.
+const MEMORY_PER_CHANNEL_BYTES: usize = 64 << 10;
+
+/// A submitted job.
+pub(super) struct JobRuntime {
+    pub(super) graph: Arc<JobGraph>,
+    pub(super) parallelism: u32,
+    pub(super) max_parallelism: u16,
+    pub(super) share: Share,
+    pub(super) arena: Arena,
+    pub(super) shared: Arc<JobShared>,
+    pub(super) pieces: Arc<ArrayQueue<PieceBlock>>,
+    /// The names of the splits of each source vertex.
+    pub(super) splits: BTreeMap<VertexId, Arc<[String]>>,
+    /// The attempt that is being deployed or runs, and the slots of its tasks as far as they are known.
+    pub(super) attempt: Attempt,
+    pub(super) starting: BTreeMap<TaskAddress, SlotIndex>,
+    pub(super) inboxes: BTreeMap<TaskAddress, Arc<TaskInbox>>,
+    store: Option<JobStore>,
+    restored: Option<Arc<RestoredCheckpoint>>,
+    /// All tasks have acknowledged this checkpoint; it is sealed once the last block has reached the store.
+    sealing: Option<CheckpointId>,
+    /// A block the store had no room for yet.
+    held_block: Option<PieceBlock>,
+}
+
+struct JobStore {
+    dir: PathBuf,
+    options: StoreOptions,
+    /// `None` while it is closed between two attempts.
+    open: Option<CheckpointStore>,
+}
+
+/// How a checkpoint ended.
+pub(super) enum CheckpointEnd {
+    Committed { id: CheckpointId, new_bytes: u64 },
+    Failed { id: CheckpointId, reason: String },
+}
+
+impl JobRuntime {
+    /// Checks the program, opens its state directory and lists its splits. May wait for I/O.
+    pub(super) fn new(
+        graph: JobGraph,
+        options: &JobOptions,
+        slots: u32,
+        engine_memory_bytes: usize,
+        arena_options: ArenaOptions,
+        shared: Arc<JobShared>,
+        io: &mut dyn Io,
+    ) -> Result<Self, SubmitError> {
+        let parallelism = options.parallelism.unwrap_or(slots);
+        let asked_groups = options.max_parallelism.unwrap_or_else(|| default_max_parallelism(parallelism.max(1)));
+        graph.validate(parallelism, asked_groups)?;
+        let memory_bytes = options.memory_bytes.unwrap_or_else(|| default_memory(engine_memory_bytes));
+        let channels = channel_count(&graph, parallelism);
+        let needed_bytes = MEMORY_BASE_BYTES + channels * MEMORY_PER_CHANNEL_BYTES;
+        if memory_bytes < needed_bytes {
+            let job = graph.name.clone();
+            return Err(SubmitError::MemoryTooSmall { job, needed_bytes, channels, given_bytes: memory_bytes });
+        }
+        let mut splits = BTreeMap::new();
+        for (index, vertex) in graph.vertices.iter().enumerate() {
+            if let VertexInput::Source(list) = &vertex.input {
+                let mut names =
+                    list(io).map_err(|error| SubmitError::Source { source_name: vertex.name.clone(), error })?;
+                names.sort();
+                splits.insert(VertexId(index), names.into());
+            }
+        }
+        let mut runtime = Self {
+            parallelism,
+            max_parallelism: asked_groups,
+            share: Share {
+                priority: u8::MAX - options.priority,
+                weight: options.weight.min(u32::from(u16::MAX)) as u16,
+            },
+            arena: Arena::new(MemoryBudget::new(memory_bytes), arena_options),
+            shared,
+            pieces: Arc::new(ArrayQueue::new(PIECE_BLOCKS_MAX)),
+            splits,
+            attempt: Attempt::default(),
+            starting: BTreeMap::new(),
+            inboxes: BTreeMap::new(),
+            store: options.checkpoints.as_ref().map(JobStore::new),
+            restored: None,
+            sealing: None,
+            held_block: None,
+            graph: Arc::new(graph),
+        };
+        runtime.open_store(io)?;
+        if let Some(restored) = &runtime.restored {
+            let stored = restored.max_parallelism();
+            match options.max_parallelism {
+                Some(asked) if asked != stored => {
+                    let job = runtime.graph.name.clone();
+                    runtime.close(io);
+                    return Err(SubmitError::KeyGroupsDiffer { job, stored, asked });
+                }
+                _ => runtime.max_parallelism = stored,
+            }
+            if let Err(error) = runtime.graph.validate(parallelism, stored) {
+                runtime.close(io);
+                return Err(error.into());
+            }
+        }
+        Ok(runtime)
+    }
+
+    /// The checkpoint the next attempt starts from.
+    pub(super) fn restored(&self) -> Option<&Arc<RestoredCheckpoint>> {
+        self.restored.as_ref()
+    }
+
+    /// The number of the newest checkpoint the directory has seen; 0 for none.
+    pub(super) fn last_checkpoint(&self) -> CheckpointId {
+        let store = self.store.as_ref().and_then(|store| store.open.as_ref());
+        store.map_or(CheckpointId::default(), |store| CheckpointId(store.next_id().0.saturating_sub(1)))
+    }
+
+    /// Opens the store again after an attempt that failed, to start from the newest checkpoint there is now.
+    pub(super) fn reopen_store(&mut self, io: &mut dyn Io) -> Result<(), RestoreError> {
+        self.close(io);
+        self.open_store(io)
+    }
+
+    /// The running tasks have read all they need of the checkpoint they started from: its files may go with the next ones.
+    pub(super) fn forget_restored(&mut self) {
+        self.restored = None;
+    }
+
+    /// Carries out an order of the JobManager. An immediate end is returned.
+    pub(super) fn order(
+        &mut self,
+        id: CheckpointId,
+        order: CheckpointOrder,
+        wall_ms: i64,
+        now_ns: u64,
+    ) -> Option<CheckpointEnd> {
+        match order {
+            CheckpointOrder::Trigger(kind) => self.trigger(id, kind, wall_ms, now_ns),
+            CheckpointOrder::Commit => {
+                self.sealing = Some(id);
+                // A job without a store has nothing to lose: its checkpoints only tell sinks when to commit.
+                self.store.is_none().then_some(CheckpointEnd::Committed { id, new_bytes: 0 })
+            }
+            CheckpointOrder::NotifyComplete(kind) => {
+                self.tell_all(&TaskCommand::Complete { id, last: kind == CheckpointKind::Final });
+                None
+            }
+            CheckpointOrder::Abort => {
+                if let Some(store) = self.open_store_mut() {
+                    store.abort(id, "the coordinator gave it up");
+                }
+                self.sealing = None;
+                self.tell_all(&TaskCommand::Abort { id });
+                None
+            }
+        }
+    }
+
+    /// A task has handed everything over.
+    pub(super) fn on_snapshot(&mut self, id: CheckpointId, snapshot: SubtaskSnapshot) {
+        if let Some(store) = self.open_store_mut() {
+            store.acknowledge(id, snapshot);
+        }
+    }
+
+    /// Moves blocks from the slots to the store and lets it work.
+    pub(super) fn step_store(&mut self, io: &mut dyn Io, now_ns: u64) -> Option<CheckpointEnd> {
+        let Some(store) = self.store.as_mut().and_then(|store| store.open.as_mut()) else {
+            while self.pieces.pop().is_some() {}
+            return None;
+        };
+        while let Some(block) = self.held_block.take().or_else(|| self.pieces.pop()) {
+            if let Err(block) = store.add_block(block) {
+                self.held_block = Some(block);
+                break;
+            }
+        }
+        // Every task has acknowledged, so every block is in the queue: once that is empty the store has them all.
+        if let Some(id) = self.sealing
+            && self.held_block.is_none()
+            && self.pieces.is_empty()
+        {
+            self.sealing = None;
+            if let Err(error) = store.seal(id) {
+                return Some(CheckpointEnd::Failed { id, reason: error.to_string() });
+            }
+        }
+        match store.step(io, now_ns)? {
+            StoreEvent::Committed { id, new_bytes, .. } => Some(CheckpointEnd::Committed { id, new_bytes }),
+            StoreEvent::Failed { id, error, .. } => Some(CheckpointEnd::Failed { id, reason: error.to_string() }),
+        }
+    }
+
+    /// Whether the store has work under way that an answer of the disk will bring on.
+    pub(super) fn store_is_busy(&self) -> bool {
+        self.store.as_ref().and_then(|store| store.open.as_ref()).is_some_and(|store| store.in_progress().is_some())
+    }
+
+    /// Closes the store and lets the directory's lock go. Waits for operations in flight.
+    pub(super) fn close(&mut self, io: &mut dyn Io) {
+        if let Some(open) = self.store.as_mut().and_then(|store| store.open.take()) {
+            open.close(io);
+        }
+        self.held_block = None;
+        self.sealing = None;
+        while self.pieces.pop().is_some() {}
+    }
+
+    /// Sends a command to every task, sources last: what they send on must find the others informed.
+    pub(super) fn tell_all(&self, command: &TaskCommand) {
+        for inbox in self.inboxes.values().rev() {
+            inbox.send(command.clone());
+        }
+    }
+
+    fn trigger(&mut self, id: CheckpointId, kind: CheckpointKind, wall_ms: i64, now_ns: u64) -> Option<CheckpointEnd> {
+        let (max_parallelism, parallelism) = (self.max_parallelism, self.parallelism);
+        let vertices = self.graph.vertices.iter().map(|vertex| (vertex.name.clone(), parallelism)).collect();
+        let mut images = ImageRequest::None;
+        if let Some(store) = self.open_store_mut() {
+            let needed = store.pages_needing_images();
+            let snapshot_kind = match &needed {
+                ImagesNeeded::Everything => SnapshotKind::Full,
+                ImagesNeeded::Pages(_) => SnapshotKind::Incremental,
+            };
+            let plan = CheckpointPlan { id, kind: snapshot_kind, max_parallelism, vertices, created_wall_ms: wall_ms };
+            if let Err(error) = store.begin(plan, now_ns) {
+                return Some(CheckpointEnd::Failed { id, reason: error.to_string() });
+            }
+            images = match needed {
+                ImagesNeeded::Everything => ImageRequest::All,
+                ImagesNeeded::Pages(pages) => ImageRequest::Pages(pages.into()),
+            };
+        }
+        self.tell_all(&TaskCommand::Trigger { id, images, stop: kind == CheckpointKind::Final });
+        None
+    }
+
+    fn open_store(&mut self, io: &mut dyn Io) -> Result<(), RestoreError> {
+        let Some(store) = &mut self.store else { return Ok(()) };
+        let identity = JobIdentity { name: self.graph.name.clone() };
+        let opened = CheckpointStore::open(io, &self.arena, &store.dir, &identity, store.options)?;
+        store.open = Some(opened.store);
+        self.restored = opened.restored;
+        Ok(())
+    }
+
+    fn open_store_mut(&mut self) -> Option<&mut CheckpointStore> {
+        self.store.as_mut().and_then(|store| store.open.as_mut())
+    }
+}
+
+impl JobStore {
+    fn new(options: &CheckpointOptions) -> Self {
+        let store_options = StoreOptions { retained_count: options.retained, ..StoreOptions::default() };
+        Self { dir: options.dir.clone(), options: store_options, open: None }
+    }
+}
+
+/// A quarter of the engine's memory, but at least 64 MiB if the engine has so much.
+fn default_memory(engine_memory_bytes: usize) -> usize {
+    (engine_memory_bytes / 4).max(64 << 20).min(engine_memory_bytes)
+}
+
+fn channel_count(graph: &JobGraph, parallelism: u32) -> usize {
+    let per_edge = |partitioning| match partitioning {
+        Partitioning::Forward => parallelism as usize,
+        Partitioning::Hash | Partitioning::Rebalance | Partitioning::Broadcast => (parallelism as usize).pow(2),
+    };
+    graph.edges.iter().map(|edge| per_edge(edge.partitioning)).sum()
+}
