@@ -310,6 +310,13 @@ pub(super) mod tests {
     }
 
     #[test]
+    #[should_panic(expected = "a key of 8 and a payload of 7 bytes")]
+    fn a_record_of_other_lengths_is_refused_on_a_fixed_channel() {
+        let (mut sender, _receiver) = channel(options(SHAPE, 4));
+        drop(sender.push(&stamp(1), &[0; 8], &[0; 7]));
+    }
+
+    #[test]
     fn sized_payloads_lie_at_addresses_that_are_multiples_of_16() {
         let (mut sender, mut receiver) = channel(options(RecordShape::Sized, 4));
         for len in 0..50 {
