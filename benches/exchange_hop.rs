@@ -3,6 +3,7 @@
 //! ```text
 //!  hop        slot 0: Pinger --channel--> slot 1: Echo --channel--> slot 0     one 32 B record under way
 //!  saturated  slot 0: Fill   --channel--> slot 1: Drain                        as fast as backpressure lets it
+//!  one core   push 500 records, flush, read 500 records                        the work without the distance
 //!  parked     slot 0: Ringer --channel--> slot 1: Drain (asleep)               one record each 300 us
 //! ```
 //! Limits of the same run: a cache line's way between the same cores, a queue of 32 KiB buffers filled and summed by hand, a wake-up
@@ -64,6 +65,10 @@ fn main() {
         goal: Some(0.25),
         ..Figure::new("saturated, 32 B records", "rate", rate / 1e6, "M/s")
     });
+
+    let (write_ns, read_ns) = one_core(records);
+    bench.figure(Figure::new("one core, write a record", "each", write_ns, "ns"));
+    bench.figure(Figure::new("one core, read a record", "each", read_ns, "ns"));
 
     let (wake, futex) = (wake::eventfd(300 * scale), wake::futex(300 * scale));
     let parked = parked(300 * scale);
@@ -331,6 +336,29 @@ fn saturated(records: u64) -> f64 {
     let begun_ns = MachineClock.monotonic_ns();
     on_two_slots(bells, || Fill { to, left: records }, || Drain { from, sum: 0 });
     records as f64 / (MachineClock.monotonic_ns() - begun_ns) as f64 * 1e9
+}
+
+/// Nanoseconds for writing and for reading one record on the same core.
+fn one_core(records: u64) -> (f64, f64) {
+    const BATCH: u64 = 500;
+    let bells = bells();
+    let (mut to, mut from) = connect(&bells[0], &bells[1]);
+    let (mut write_ns, mut read_ns, mut sum) = (0, 0, 0u64);
+    for batch in 0..records / BATCH {
+        let begun_ns = MachineClock.monotonic_ns();
+        for value in 0..BATCH {
+            push(&mut to, batch + value);
+        }
+        to.flush().expect("the receiver lives");
+        let written_ns = MachineClock.monotonic_ns();
+        while let Some(of_frame) = receive(&mut from) {
+            sum = sum.wrapping_add(of_frame);
+        }
+        write_ns += written_ns - begun_ns;
+        read_ns += MachineClock.monotonic_ns() - written_ns;
+    }
+    std::hint::black_box(sum);
+    (write_ns as f64 / records as f64, read_ns as f64 / records as f64)
 }
 
 /// Sends the time each time it wakes, long after the receiver fell asleep.

@@ -254,6 +254,24 @@ pub(super) mod tests {
         assert!(rung(&producer));
     }
 
+    #[test]
+    fn a_sleeping_producer_is_woken_when_half_of_its_credit_is_free() {
+        let options = options(SHAPE, 4);
+        let producer = options.producer.clone();
+        let (mut sender, mut receiver) = channel(options);
+        (0..(8 * SEGMENT_LEN_BYTES / 24) as u64).for_each(|value| send(&mut sender, value));
+        sender.flush().unwrap();
+        producer.announce();
+        let mut rung_after = Vec::new();
+        for taken in 1..=3 {
+            while receiver.has_delivery() && receiver.counters().segments < taken {
+                receiver.advance();
+            }
+            rung_after.push(rung(&producer));
+        }
+        assert_eq!(rung_after, [false, true, true]);
+    }
+
     fn rung(bell: &Doorbell) -> bool {
         let mut fds = [rustix::event::PollFd::from_borrowed_fd(bell.fd(), rustix::event::PollFlags::IN)];
         rustix::event::poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
@@ -307,6 +325,13 @@ pub(super) mod tests {
         sender.push(&stamp(1), b"", &vec![0; SEGMENT_LEN_BYTES - 32 - 16]).unwrap();
         sender.flush().unwrap();
         assert!(matches!(receiver.peek(), Some(Delivery::Records(frame)) if frame.count() == 1));
+    }
+
+    #[test]
+    #[should_panic(expected = "a key of 8 and a payload of 7 bytes")]
+    fn a_record_of_other_lengths_is_refused_on_a_fixed_channel() {
+        let (mut sender, _receiver) = channel(options(SHAPE, 4));
+        drop(sender.push(&stamp(1), &[0; 8], &[0; 7]));
     }
 
     #[test]

@@ -100,7 +100,7 @@ impl SegmentWriter {
     }
 
     /// Appends `len` bytes for the caller to fill (they hold something old, never uninitialised memory); `None` when they do not fit.
-    #[inline]
+    #[inline(always)]
     pub fn append(&mut self, len: usize) -> Option<&mut [u8]> {
         if len > self.remaining() {
             return None;

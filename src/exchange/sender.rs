@@ -11,7 +11,7 @@
 
 use super::channel::{ChannelCounters, ExchangeError, Shared};
 use super::frame::{FRAME_ALIGN_BYTES, FRAME_HEADER_LEN_BYTES, FrameHeader, FrameOrigin, InBand};
-use super::record_shape::RecordShape;
+use super::record_shape::{RecordShape, fixed_len, sized_len, write_fixed, write_sized};
 use super::segment::{SEGMENT_LEN_BYTES, SegmentReader, SegmentWriter, pair};
 use crate::memory::{Arena, BlockSize};
 use crate::record::Stamp;
@@ -76,19 +76,20 @@ impl Sender {
     ///
     /// # Panics
     /// Asserts that the lengths are those of the channel's shape.
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, stamp: &Stamp, key: &[u8], payload: &[u8]) -> Result<(), ExchangeError> {
-        let shape = self.shape;
-        let len = shape.record_len(key.len(), payload.len());
-        if let (Some(open), Some(writer)) = (&mut self.open, &mut self.writer)
-            && open.origin == FrameOrigin::of(stamp)
-            && let Some(room) = writer.append(len)
-        {
-            shape.write(room, stamp.at, key, payload);
-            open.count += 1;
-            return Ok(());
+        if !self.shape.admits(key.len(), payload.len()) {
+            self.refuse_lengths(key.len(), payload.len());
         }
-        self.push_into_next_frame(stamp, key, payload, len)
+        let (origin, fixed) = (FrameOrigin::of(stamp), matches!(self.shape, RecordShape::Fixed { .. }));
+        if fixed {
+            let len = fixed_len(key.len(), payload.len());
+            write_fixed(self.room(origin, len)?, stamp.at, key, payload);
+        } else {
+            let len = sized_len(key.len(), payload.len());
+            write_sized(self.room(origin, len)?, stamp.at, key, payload);
+        }
+        Ok(())
     }
 
     /// Writes an event behind everything else and publishes all. After `EndOfInput` the sender is kept until it is no longer blocked.
@@ -163,21 +164,49 @@ impl Sender {
         self.who
     }
 
-    #[inline(never)]
-    fn push_into_next_frame(
-        &mut self,
-        stamp: &Stamp,
-        key: &[u8],
-        payload: &[u8],
-        len: usize,
-    ) -> Result<(), ExchangeError> {
+    /// The place of the next record of `len` bytes, in a frame of its origin. Always inline: `len` is then a constant for fixed
+    /// records, and the writes into the place are not checked again.
+    #[inline(always)]
+    fn room(&mut self, origin: FrameOrigin, len: usize) -> Result<&mut [u8], ExchangeError> {
+        if !self.has_room(origin, len) {
+            self.open_frame(origin, len)?;
+        }
+        let open = self.open.as_mut().expect("open_frame left a frame");
+        open.count += 1;
+        let writer = self.writer.as_mut().expect("a frame lies in the segment being filled");
+        Ok(writer.append(len).expect("open_frame left room for the record"))
+    }
+
+    #[inline(always)]
+    fn has_room(&self, origin: FrameOrigin, len: usize) -> bool {
+        match (&self.open, &self.writer) {
+            (Some(open), Some(writer)) => open.origin == origin && writer.remaining() >= len,
+            _ => false,
+        }
+    }
+
+    #[inline]
+    fn remaining(&self) -> usize {
+        self.writer.as_ref().map_or(0, SegmentWriter::remaining)
+    }
+
+    // Takes nothing of the record, so that the fast path can keep it in registers.
+    #[cold]
+    fn open_frame(&mut self, origin: FrameOrigin, len: usize) -> Result<(), ExchangeError> {
         self.make_room(len)?;
         let writer = self.writer.as_mut().expect("make_room left a segment");
         let start = writer.position();
-        let room = writer.append(FRAME_HEADER_LEN_BYTES + len).expect("make_room left room for header and record");
-        self.shape.write(&mut room[FRAME_HEADER_LEN_BYTES..], stamp.at, key, payload);
-        self.open = Some(OpenFrame { origin: FrameOrigin::of(stamp), start, count: 1 });
+        writer.append(FRAME_HEADER_LEN_BYTES).expect("make_room left room for the header");
+        self.open = Some(OpenFrame { origin, start, count: 0 });
         Ok(())
+    }
+
+    #[cold]
+    fn refuse_lengths(&self, key_len: usize, payload_len: usize) {
+        panic!(
+            "{}: a record with a key of {key_len} and a payload of {payload_len} bytes on a channel of {:?}",
+            self.who, self.shape
+        );
     }
 
     /// Closes the open frame and sees to it that a new one of `len` bytes fits behind it.
@@ -188,7 +217,7 @@ impl Sender {
             return Err(ExchangeError::RecordTooLarge { who: self.who, record_bytes, segment_bytes });
         }
         self.close_frame();
-        if self.writer.as_ref().is_some_and(|writer| writer.remaining() >= FRAME_HEADER_LEN_BYTES + len) {
+        if self.remaining() >= FRAME_HEADER_LEN_BYTES + len {
             return Ok(());
         }
         if let Some(full) = self.writer.take() {
