@@ -198,17 +198,22 @@ impl Job {
         Self::start_in(disk, arena(), options)
     }
 
-    pub fn start_in(mut disk: MemoryDisk, arena: Arena, options: StoreOptions) -> Result<Self, RestoreError> {
-        let opened = CheckpointStore::open(&mut disk, &arena, Path::new(DIR), &identity(), options)?;
-        let OpenedStore { store, restored, damages } = opened;
-        let (model, committed, blobs) = Default::default();
-        let mut job = Self { disk, arena, store, restored, damages, model, committed, blobs };
+    pub fn start_in(disk: MemoryDisk, arena: Arena, options: StoreOptions) -> Result<Self, RestoreError> {
+        let mut job = Self::open(disk, arena, options)?;
         if let Some(restored) = job.restored.clone() {
             job.model = load(&mut job.disk, &job.arena, &restored)?;
             job.committed = job.model.clone();
             job.blobs = restored.all_blobs().to_vec();
         }
         Ok(job)
+    }
+
+    /// Opens the store without reading the pages.
+    pub fn open(mut disk: MemoryDisk, arena: Arena, options: StoreOptions) -> Result<Self, RestoreError> {
+        let opened = CheckpointStore::open(&mut disk, &arena, Path::new(DIR), &identity(), options)?;
+        let OpenedStore { store, restored, damages } = opened;
+        let (model, committed, blobs) = Default::default();
+        Ok(Self { disk, arena, store, restored, damages, model, committed, blobs })
     }
 
     /// Everything as a full checkpoint, or `changed` as deltas and what the store asks for as images.
