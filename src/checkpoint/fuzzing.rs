@@ -5,7 +5,6 @@
 use super::format::{self, BlockKind, BlockRef, HEADER_BYTES, SECTOR_BYTES};
 use super::manifest::Manifest;
 use super::page_map::{self, PageMap};
-use crc_fast::{CrcAlgorithm, Digest};
 
 /// Decodes a manifest's archive; whether it is one.
 pub fn manifest(bytes: &[u8]) -> bool {
@@ -31,7 +30,9 @@ pub fn block(bytes: &[u8], job: u64, checkpoint: u64, file: u32, offset: u64, ki
 }
 
 /// Makes the checksum of every block in a file fit again after its bytes were changed, as far as the headers allow.
-pub fn repair_checksums(file: &mut [u8]) {
+/// Returns the old and the new checksum of each block it changed.
+pub fn repair_checksums(file: &mut [u8]) -> Vec<([u8; 4], [u8; 4])> {
+    let mut changed = Vec::new();
     let mut start = 0;
     while let Some(header) = file.get(start..start + HEADER_BYTES) {
         let is_block = header.starts_with(b"MILLSTRM");
@@ -43,14 +44,48 @@ pub fn repair_checksums(file: &mut [u8]) {
             start += SECTOR_BYTES;
             continue;
         };
-        let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+        let old: [u8; 4] = file[start + 12..start + 16].try_into().expect("four bytes");
         file[start + 12..start + 16].fill(0);
-        digest.update(&file[start..end]);
-        let crc = digest.finalize() as u32;
-        file[start + 12..start + 16].copy_from_slice(&crc.to_le_bytes());
+        let new = format::crc32c(&file[start..end]).to_le_bytes();
+        file[start + 12..start + 16].copy_from_slice(&new);
+        if old != new {
+            changed.push((old, new));
+        }
         start = end;
     }
+    changed
 }
 
-/// The kind of a manifest's block, for `block`.
-pub const MANIFEST_KIND: u16 = BlockKind::Manifest as u16;
+/// Repairs the checksums of a directory's files, and those that parents keep of their blocks: page map, manifest, superblock.
+pub fn repair_directory(files: &mut [&mut Vec<u8>]) {
+    for _ in 0..4 {
+        let changed: Vec<_> = files.iter_mut().flat_map(|file| repair_checksums(file)).collect();
+        for file in files.iter_mut() {
+            for word in file.chunks_exact_mut(4) {
+                if let Some((_, new)) = changed.iter().find(|(old, _)| *old == *word) {
+                    word.copy_from_slice(new);
+                }
+            }
+        }
+    }
+    files.iter_mut().for_each(|file| {
+        repair_checksums(file);
+    });
+}
+
+/// The payloads of all blocks in a file, with their kinds: seeds for the targets.
+pub fn payloads(file: &[u8]) -> Vec<(u16, Vec<u8>)> {
+    let starts = (0..file.len()).step_by(SECTOR_BYTES);
+    let found = starts.filter_map(|start| {
+        let header = file.get(start..start + HEADER_BYTES).filter(|header| header.starts_with(b"MILLSTRM"))?;
+        let offset = u32::from_le_bytes(header[36..40].try_into().expect("four bytes")) as usize;
+        let len = u64::from_le_bytes(header[48..56].try_into().expect("eight bytes")) as usize;
+        let kind = u16::from_le_bytes(header[10..12].try_into().expect("two bytes"));
+        let first = start.checked_add(offset)?;
+        Some((kind, file.get(first..first.checked_add(len)?)?.to_vec()))
+    });
+    found.collect()
+}
+
+/// The kinds of a page map's and a manifest's block.
+pub const PAGE_MAP_AND_MANIFEST: [u16; 2] = [BlockKind::PageMap as u16, BlockKind::Manifest as u16];

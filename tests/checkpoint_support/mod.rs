@@ -198,17 +198,22 @@ impl Job {
         Self::start_in(disk, arena(), options)
     }
 
-    pub fn start_in(mut disk: MemoryDisk, arena: Arena, options: StoreOptions) -> Result<Self, RestoreError> {
-        let opened = CheckpointStore::open(&mut disk, &arena, Path::new(DIR), &identity(), options)?;
-        let OpenedStore { store, restored, damages } = opened;
-        let (model, committed, blobs) = Default::default();
-        let mut job = Self { disk, arena, store, restored, damages, model, committed, blobs };
+    pub fn start_in(disk: MemoryDisk, arena: Arena, options: StoreOptions) -> Result<Self, RestoreError> {
+        let mut job = Self::open(disk, arena, options)?;
         if let Some(restored) = job.restored.clone() {
             job.model = load(&mut job.disk, &job.arena, &restored)?;
             job.committed = job.model.clone();
             job.blobs = restored.all_blobs().to_vec();
         }
         Ok(job)
+    }
+
+    /// Opens the store without reading the pages.
+    pub fn open(mut disk: MemoryDisk, arena: Arena, options: StoreOptions) -> Result<Self, RestoreError> {
+        let opened = CheckpointStore::open(&mut disk, &arena, Path::new(DIR), &identity(), options)?;
+        let OpenedStore { store, restored, damages } = opened;
+        let (model, committed, blobs) = Default::default();
+        Ok(Self { disk, arena, store, restored, damages, model, committed, blobs })
     }
 
     /// Everything as a full checkpoint, or `changed` as deltas and what the store asks for as images.
@@ -367,4 +372,65 @@ pub fn disk_bytes(disk: &MemoryDisk) -> usize {
 
 pub fn verify_disk(files: &Files) -> Result<VerifyReport, RestoreError> {
     verify(&mut MemoryDisk::with(files.clone()), &arena(), Path::new(DIR))
+}
+
+/// What a job had committed, by checkpoint.
+pub type History = BTreeMap<CheckpointId, Model>;
+
+/// A directory with three retained checkpoints, all of which lie in it from the first to the last byte.
+pub fn small_directory() -> (Files, History) {
+    let mut job = Job::start(MemoryDisk::default(), small_options()).unwrap();
+    let mut history = History::new();
+    for round in 0..3 {
+        let changed: Vec<PageKey> = (0..4).map(|i| page(i, u32::from(i) + u32::from(round))).collect();
+        let id = job.checkpoint(&changed, round);
+        history.insert(id, job.committed.clone());
+    }
+    (job.crash().files, history)
+}
+
+/// Where every written byte of a directory lies: all of a superblock file, the blocks of an extent.
+pub fn written(files: &Files) -> BTreeMap<PathBuf, usize> {
+    let report = verify_disk(files).unwrap();
+    assert!(report.damages.is_empty());
+    let mut ends: BTreeMap<PathBuf, usize> = BTreeMap::new();
+    let mut covered: BTreeSet<(PathBuf, u64)> = BTreeSet::new();
+    for (path, range) in report.checked {
+        let end = ends.entry(path.clone()).or_default();
+        *end = (*end).max(range.end as usize);
+        covered.extend((range.start / 4096..range.end.div_ceil(4096)).map(|sector| (path.clone(), sector)));
+    }
+    let sectors =
+        |(path, end): (&PathBuf, &usize)| (0..*end as u64 / 4096).all(|s| covered.contains(&(path.clone(), s)));
+    assert!(ends.iter().all(sectors), "no sector between the blocks is left unread");
+    let whole = files.iter().filter(|(path, _)| path.to_string_lossy().contains("superblock"));
+    ends.extend(whole.map(|(path, bytes)| (path.clone(), bytes.len())));
+    ends
+}
+
+/// What a damaged directory may still give: its newest checkpoint, an older one, or a refusal; never anything else.
+/// Returns the restored one.
+pub fn restore_damaged(files: &Files, arena: &Arena, history: &History) -> Option<CheckpointId> {
+    match Job::start_in(MemoryDisk::with(files.clone()), arena.clone(), small_options()) {
+        Ok(job) => {
+            let id =
+                job.restored.as_ref().map(|restored| restored.id()).expect("a damaged directory is not an empty one");
+            assert_eq!(job.model, history[&id], "checkpoint {id} came back wrong");
+            Some(id)
+        }
+        Err(RestoreError::AllDamaged { damages, .. }) => {
+            assert!(!damages.is_empty());
+            None
+        }
+        Err(RestoreError::PieceDamaged { .. }) => None,
+        Err(refusal) => panic!("{refusal}"),
+    }
+}
+
+/// Whether `verify` sees that something is wrong.
+pub fn is_detected(files: &mut Files, arena: &Arena) -> bool {
+    let mut disk = MemoryDisk::with(std::mem::take(files));
+    let report = verify(&mut disk, arena, Path::new(DIR)).expect("damage is not a refusal");
+    *files = disk.files;
+    !report.damages.is_empty()
 }

@@ -138,7 +138,7 @@ impl CheckpointStore {
             return false;
         }
         let number = self.next_extent;
-        self.next_extent += 1;
+        self.next_extent = number.saturating_add(1);
         let len_bytes = self.next_extent_bytes.max(room_bytes);
         self.next_extent_bytes = (self.next_extent_bytes * 2).min(self.options.extent_bytes_max);
         active.opening = Some(Opening { number, len_bytes, file: None });
@@ -426,7 +426,7 @@ impl CheckpointStore {
         let id = active.plan.id;
         if active.creation.is_none() {
             let number = self.next_superblock;
-            self.next_superblock += 1;
+            self.next_superblock = number.saturating_add(1);
             let free = Superblock::free(&self.job_name, super::open::pairs_for(&self.options));
             let retained: Vec<Superblock> = self.retained.iter().map(|kept| kept.superblock.clone()).collect();
             match SuperblockCreation::start(io, &self.arena, &self.dir, number, &free, &retained) {

@@ -323,7 +323,7 @@ impl CheckpointStore {
             self.map = PageMap::default();
             self.long_chains.clear();
         }
-        self.next_id = plan.id.0 + 1;
+        self.next_id = plan.id.0.saturating_add(1);
         self.active = Some(Box::new(Active::new(plan, now_ns, self.current)));
         Ok(())
     }

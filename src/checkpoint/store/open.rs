@@ -70,7 +70,7 @@ impl CheckpointStore {
             long_chains: BTreeSet::new(),
             needs_full: true,
             // A damaged superblock may have held a later number.
-            next_id: seen + 1 + catalog.damages.len() as u64,
+            next_id: seen.saturating_add(1 + catalog.damages.len() as u64),
             next_extent: catalog.extent_numbers.iter().max().map_or(1, |number| number.saturating_add(1)),
             next_extent_bytes: options.extent_bytes_min.next_multiple_of(format::SECTOR_BYTES as u64),
             next_superblock: catalog.superblock_numbers.iter().max().map_or(1, |number| number.saturating_add(1)),
