@@ -21,8 +21,12 @@ struct World {
     restored: Vec<Option<CheckpointId>>,
     orders: Vec<(CheckpointId, CheckpointOrder)>,
     events: Vec<JobEvent>,
-    /// These do not stop when told to.
+    /// These do not stop when told to,
     stuck: BTreeSet<TaskAddress>,
+    /// and these have been told.
+    told: BTreeSet<TaskAddress>,
+    /// What a silent store was asked to commit.
+    unanswered: Vec<(JobId, CheckpointId)>,
     draining: bool,
     store: Store,
 }
@@ -52,6 +56,8 @@ impl World {
             orders: Vec::new(),
             events: Vec::new(),
             stuck: BTreeSet::new(),
+            told: BTreeSet::new(),
+            unanswered: Vec::new(),
             draining: false,
             store: Store::Commits,
         }
@@ -113,7 +119,8 @@ impl World {
                     self.tm.on_task_state(task, attempt, TaskState::Draining);
                 }
             }
-            TaskManagerAction::Stop { task } if !self.stuck.contains(&task) => self.stop(task),
+            TaskManagerAction::Stop { task } if self.stuck.contains(&task) => _ = self.told.insert(task),
+            TaskManagerAction::Stop { task } => self.stop(task),
             TaskManagerAction::Checkpoint { job, id, order } => self.obey(job, id, order),
             _ => {}
         }
@@ -132,6 +139,7 @@ impl World {
                 tasks.into_iter().for_each(|task| self.tell(ToJobManager::CheckpointAcknowledged { task, id }));
             }
             (CheckpointOrder::Commit, Store::Commits) => self.commit(job, id),
+            (CheckpointOrder::Commit, Store::Silent) => self.unanswered.push((job, id)),
             (CheckpointOrder::Commit, Store::Full) => {
                 self.tell(ToJobManager::CheckpointFailed { job, id, reason: "disk full".into() });
             }
@@ -156,7 +164,17 @@ impl World {
         self.run();
     }
 
+    /// Whatever hangs goes on.
+    fn unstick(&mut self) {
+        self.stuck.clear();
+        std::mem::take(&mut self.told).into_iter().for_each(|task| self.stop(task));
+        self.store = Store::Commits;
+        std::mem::take(&mut self.unanswered).into_iter().for_each(|(job, id)| self.commit(job, id));
+        self.run();
+    }
+
     fn fail(&mut self, task: TaskAddress) {
+        self.told.remove(&task);
         let attempt = self.running.remove(&task).unwrap();
         self.tm.on_task_failed(task, attempt, "parse", "boom");
         self.run();
@@ -178,6 +196,8 @@ impl World {
     fn lose_task_manager(&mut self) {
         self.jm.on_unreachable(TM, self.now_ns);
         self.running.clear();
+        self.told.clear();
+        self.unanswered.clear();
         self.tm = TaskManager::new(TM, 2, 100 * MIB, self.now_ns);
         self.jm.take_outbox();
     }
@@ -716,4 +736,60 @@ fn only_the_latest_ended_jobs_are_remembered() {
         .collect();
     assert_eq!(world.jm.job_state(ids[5]), None);
     assert_eq!(world.jm.job_state(ids[69]), Some(JobState::Canceled));
+}
+
+/// What may happen to an engine, drawn from a seed; both machines are whole again at the end.
+fn live_through(seed: u64) -> World {
+    let mut dice = JobManager::new(JobManagerSettings::default(), seed);
+    let mut draw = move |below: u64| dice.next_random() % below;
+    let mut world = World::new();
+    for step in 0..120 {
+        let jobs = world.jm.ids();
+        let job_id = jobs.get(draw(jobs.len().max(1) as u64) as usize).copied().unwrap_or(JobId(0));
+        let tasks: Vec<_> = world.running.keys().copied().collect();
+        let victim = tasks.get(draw(tasks.len().max(1) as u64) as usize).copied();
+        match draw(14) {
+            0..3 => {
+                let memory_bytes = (1 + draw(100)) * MIB;
+                let checkpoints = CheckpointSettings { interval_ms: Some(500), ..CheckpointSettings::default() };
+                let name = format!("job {step}");
+                world.submit(JobSubmission { memory_bytes, checkpoints, priority: draw(4) as u8, ..job(&name) });
+            }
+            3..6 => victim.into_iter().for_each(|task| world.fail(task)),
+            6 => world.jm.cancel(job_id, world.now_ns),
+            7 => world.jm.stop_with_checkpoint(job_id, world.now_ns),
+            8 => world.stuck.extend(victim),
+            9 => world.store = [Store::Full, Store::Silent, Store::Commits][draw(3) as usize],
+            10 => world.unstick(),
+            11 if draw(4) == 0 => world.lose_task_manager(),
+            _ => world.advance(draw(3_000)),
+        }
+        world.run();
+    }
+    world.unstick();
+    world
+}
+
+#[test]
+fn no_sequence_of_events_leaves_a_job_hanging_or_memory_lost() {
+    for seed in 0..40 {
+        let mut world = live_through(seed);
+        world.advance(120_000);
+        for id in world.jm.ids() {
+            let state = world.state(id);
+            let settled = state.has_ended() || matches!(state, JobState::Running | JobState::Created);
+            assert!(settled, "seed {seed}: {id} hangs in {state:?}");
+        }
+        let running = world.jm.ids().into_iter().filter(|&id| world.state(id) == JobState::Running);
+        assert_eq!(running.map(|id| world.jm.tasks(id).len()).sum::<usize>(), world.running.len(), "seed {seed}");
+        for id in world.jm.ids() {
+            world.jm.cancel(id, world.now_ns);
+        }
+        world.run();
+        assert!(
+            world.jm.ids().iter().all(|&id| world.state(id).has_ended()),
+            "seed {seed}: a cancelled job has not ended"
+        );
+        assert_eq!(world.tm.budgets().free_bytes(), 100 * MIB, "seed {seed}: memory was not given back");
+    }
 }
