@@ -28,6 +28,7 @@ struct World {
     /// What a silent store was asked to commit.
     unanswered: Vec<(JobId, CheckpointId)>,
     draining: bool,
+    acknowledges: bool,
     store: Store,
 }
 
@@ -59,6 +60,7 @@ impl World {
             told: BTreeSet::new(),
             unanswered: Vec::new(),
             draining: false,
+            acknowledges: true,
             store: Store::Commits,
         }
     }
@@ -102,6 +104,7 @@ impl World {
             self.now_ns = next_ns;
         }
         self.now_ns = until_ns;
+        self.run();
     }
 
     fn tell(&mut self, message: ToJobManager) {
@@ -134,7 +137,7 @@ impl World {
     fn obey(&mut self, job: JobId, id: CheckpointId, order: CheckpointOrder) {
         self.orders.push((id, order));
         match (order, self.store) {
-            (CheckpointOrder::Trigger(_), _) => {
+            (CheckpointOrder::Trigger(_), _) if self.acknowledges => {
                 let tasks: Vec<_> = self.running.keys().copied().filter(|task| task.job == job).collect();
                 tasks.into_iter().for_each(|task| self.tell(ToJobManager::CheckpointAcknowledged { task, id }));
             }
@@ -345,7 +348,6 @@ fn a_refused_request_goes_back_to_the_queue_and_is_tried_again() {
     world.advance(999);
     assert_eq!(world.state(id), JobState::Created);
     world.advance(1);
-    world.run();
     assert_eq!(world.state(id), JobState::Running);
 }
 
@@ -631,8 +633,21 @@ fn a_stop_that_a_failure_interrupts_is_carried_out_after_the_restart() {
     world.stuck.clear();
     world.stop(task(id, 0, 0));
     world.advance(1_000);
-    world.run();
     assert_eq!(world.state(id), JobState::Suspended);
+}
+
+#[test]
+fn a_final_checkpoint_that_a_failure_aborts_is_asked_for_again_after_the_restart() {
+    let mut world = World::new();
+    let id = world.submit(job("a"));
+    world.acknowledges = false;
+    world.jm.stop_with_checkpoint(id, 0);
+    world.run();
+    world.fail(task(id, 1, 0));
+    world.acknowledges = true;
+    world.advance(1_000);
+    assert_eq!(world.state(id), JobState::Suspended);
+    assert_eq!(world.orders.last().unwrap().0, CheckpointId(2));
 }
 
 #[test]
@@ -669,7 +684,6 @@ fn a_job_goes_on_when_its_task_manager_comes_back() {
     let id = world.submit(job("a"));
     world.lose_task_manager();
     world.advance(1_000);
-    world.run();
     assert_eq!(world.state(id), JobState::Running);
     assert!(world.running.values().all(|&attempt| attempt == Attempt(2)));
 }
@@ -691,7 +705,6 @@ fn a_lost_task_manager_takes_its_commit_with_it() {
     world.run();
     world.lose_task_manager();
     world.advance(1_000);
-    world.run();
     assert_eq!(world.state(id), JobState::Running, "nobody waits for a store that is gone");
 }
 
