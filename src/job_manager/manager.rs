@@ -107,7 +107,7 @@ impl Default for JobManagerSettings {
             final_retry_ns: NS_PER_S,
             aging_ns: 30 * NS_PER_S,
             passed_over_ns_max: 60 * NS_PER_S,
-            waiting_jobs_max: 10_000,
+            waiting_jobs_max: 1_000,
         }
     }
 }

@@ -13,6 +13,8 @@ pub mod messages;
 mod placing;
 mod queue;
 mod restart;
+#[cfg(test)]
+mod scenarios;
 mod submission;
 mod task_state;
 

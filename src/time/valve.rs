@@ -364,4 +364,30 @@ mod tests {
         let _ = valve.on_end(0);
         assert_eq!(valve.holder(800), None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_happens_the_output_grows_and_stays_behind_every_aligned_channel(
+            events in proptest::collection::vec((0usize..3, 0u8..8, 0i64..100), 0..60),
+        ) {
+            let mut valve = WatermarkValve::new(3, 0);
+            let mut last = Watermark::MIN;
+            for (channel, what, at) in events {
+                let change = match what {
+                    0 => valve.on_status(channel, Idle, 0),
+                    1 => valve.on_status(channel, Active, 0),
+                    2 if at == 0 => valve.on_end(channel),
+                    _ => valve.on_watermark(channel, EventTimeMs(at), 0),
+                };
+                if let Some(watermark) = change.watermark {
+                    proptest::prop_assert!(watermark > last);
+                    last = watermark;
+                }
+                proptest::prop_assert_eq!(valve.last_output(), last);
+                if let Some(holder) = valve.holder(0) {
+                    proptest::prop_assert!(holder.watermark >= last);
+                }
+            }
+        }
+    }
 }
