@@ -18,6 +18,8 @@ impl Io for BellIo {
         None
     }
 
+    fn forget(&mut self, _token: IoToken) {}
+
     fn in_flight(&self) -> usize {
         0
     }

@@ -86,7 +86,8 @@ fn pass_on(gate: &mut OutputGate, cx: &mut ChainContext<'_>, signal: &mut Signal
         Signal::Snapshot(snapshot) => gate.broadcast(InBand::Barrier(snapshot.id)),
         Signal::Poll(worked) => {
             **worked |= gate.step() == Progress::Worked;
-            gate.flush_if_due(cx.now_ns)
+            // A task that has nothing left to do publishes everything; one that goes on lets batches grow.
+            if **worked { gate.flush_if_due(cx.now_ns) } else { gate.flush() }
         }
         Signal::Restore(_) | Signal::Prepared(_) | Signal::Complete(_) | Signal::Committed(_) | Signal::Close => Ok(()),
     };

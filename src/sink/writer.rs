@@ -9,6 +9,7 @@ use crate::checkpoint::CheckpointId;
 use crate::io::Io;
 use crate::memory::Arena;
 use crate::record::Stamp;
+use std::path::PathBuf;
 
 /// A sink of records of type `V`, described once and opened once per subtask.
 pub trait Sink<V>: Clone + Send + Sync + 'static {
@@ -66,6 +67,9 @@ pub trait SinkWriter<V>: 'static {
     fn is_ready(&self) -> bool {
         true
     }
+
+    /// Gives up open files, after the last checkpoint or after a failure. What was not committed stays invisible.
+    fn close(&mut self, _io: &mut dyn Io) {}
 }
 
 /// What a writer may use during one call.
@@ -97,6 +101,28 @@ pub enum SinkError {
         subtask: u32,
         /// Why not.
         reason: String,
+    },
+    /// A file that a checkpoint promises is neither hidden nor visible any more.
+    #[error(
+        "output was removed: checkpoint {checkpoint} promises \"{name}\" in \"{directory}\", but neither it nor its hidden part is there: bring it back, or create an empty file of that name to go on without it"
+    )]
+    OutputRemoved {
+        /// Where it should be.
+        directory: PathBuf,
+        /// The visible name.
+        name: String,
+        /// The checkpoint it was prepared for.
+        checkpoint: CheckpointId,
+    },
+    /// The directory holds output that this run did not write, or wrote after the checkpoint it was restored from.
+    #[error("output directory \"{directory}\" already holds \"{name}\" {whence}: choose another or remove it")]
+    OutputOccupied {
+        /// The output directory.
+        directory: PathBuf,
+        /// One of the files that are in the way.
+        name: String,
+        /// Where it must come from.
+        whence: String,
     },
     /// No memory for a buffer.
     #[error(transparent)]

@@ -241,6 +241,8 @@ pub(super) mod tests {
             None
         }
 
+        fn forget(&mut self, _token: IoToken) {}
+
         fn in_flight(&self) -> usize {
             0
         }

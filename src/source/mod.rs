@@ -3,6 +3,38 @@
 //! Here: the traits every source implements, and the sources. Not here: assigning splits to subtasks and clocks to splits (`task`).
 //! Semantics: Flink FLIP-27 (`Source`, `SourceReader`, splits).
 
+#[cfg(feature = "formats")]
+mod bad_records;
+#[cfg(feature = "formats")]
+mod csv;
+#[cfg(feature = "formats")]
+mod file_reader;
+#[cfg(feature = "formats")]
+mod file_source;
+#[cfg(feature = "formats")]
+mod json_lines;
+#[cfg(feature = "formats")]
+mod metric_file;
+mod parse_error;
 mod reader;
+mod reading;
+#[cfg(feature = "formats")]
+mod side_file;
+#[cfg(test)]
+mod test_support;
+mod timestamp;
 
+#[cfg(feature = "formats")]
+pub use bad_records::OnBadRecord;
+#[cfg(feature = "formats")]
+pub use csv::{CsvFormat, CsvSource};
+#[cfg(feature = "formats")]
+pub use file_source::{FileSource, FileSplitReader, LineFormat, LineParser};
+#[cfg(feature = "formats")]
+pub use json_lines::{JsonLinesFormat, JsonLinesSource};
+#[cfg(feature = "formats")]
+pub use metric_file::{MetricFile, MetricFileSource};
+pub use parse_error::ParseError;
 pub use reader::{ReadContext, ReadStatus, Source, SourceError, SplitReader};
+pub use reading::{ArchivedReading, ArchivedSample, Reading, Sample};
+pub use timestamp::parse_timestamp_ms;

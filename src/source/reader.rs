@@ -1,6 +1,9 @@
 //! What a source is: a list of splits, and a reader for each.
 
 use crate::io::Io;
+use crate::slot::Doorbell;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 /// A source of records, described once and opened once per split on the slot that reads it.
 pub trait Source: Clone + Send + Sync + 'static {
@@ -41,6 +44,9 @@ pub trait SplitReader: 'static {
         None
     }
 
+    /// The doorbell of the slot that reads, told once after `open`: rung by readers whose records come from other threads.
+    fn set_doorbell(&mut self, _doorbell: &Arc<Doorbell>) {}
+
     /// Gives up open files.
     fn close(&mut self, _io: &mut dyn Io) {}
 }
@@ -76,6 +82,30 @@ pub enum SourceError {
     /// The data cannot be reached.
     #[error(transparent)]
     Io(#[from] crate::io::IoError),
+    /// There is no such file.
+    #[error("there is no file \"{path}\": check the path and the working directory")]
+    NoSuchFile {
+        /// The path as given.
+        path: PathBuf,
+    },
+    /// The path names a directory.
+    #[error("\"{path}\" is a directory: name the files in it")]
+    IsDirectory {
+        /// The path as given.
+        path: PathBuf,
+    },
+    /// A file is shorter than, or differs from, what was already read of it.
+    #[error(
+        "\"{path}\" was cut or replaced: {read_bytes} bytes of it were read, now {found}: bring the file back, or start without the checkpoint"
+    )]
+    Replaced {
+        /// The path as given.
+        path: PathBuf,
+        /// Up to where it was read.
+        read_bytes: u64,
+        /// What is there instead.
+        found: String,
+    },
     /// The data is not what the source reads.
     #[error("{place}: {reason}")]
     BadInput {

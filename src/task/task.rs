@@ -192,6 +192,8 @@ impl Task {
                         source.stopped = None;
                     }
                 }
+                // A job that stops with its last checkpoint is cancelled behind it: the sinks commit first.
+                TaskCommand::Cancel if self.last_complete => {}
                 TaskCommand::Cancel => self.end(cx, TaskReport::Canceled(self.of)),
             }
         }
