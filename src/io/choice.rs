@@ -5,7 +5,7 @@
 use super::{BlockingIo, Io, UringIo};
 use crate::slot::Doorbell;
 use std::io::Error;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Once, OnceLock};
 
 /// Which driver to use (`--io`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,6 +39,11 @@ pub enum IoUnavailable {
         /// How long it was waited for.
         waited_ms: u64,
     },
+    /// The calling thread runs an asynchronous runtime already; a second one cannot run inside.
+    #[error(
+        "io_uring cannot be driven from inside an asynchronous runtime: use a thread of its own, or choose blocking I/O"
+    )]
+    InsideRuntime,
     /// The process has no file descriptor left.
     #[error("no file descriptor is left for the I/O of a slot ({reason}): raise the limit (ulimit -n)")]
     NoDescriptor {
@@ -97,12 +102,15 @@ pub fn open(choice: IoChoice, doorbell: Arc<Doorbell>) -> Result<Box<dyn Io>, Io
 /// The ring is asked for once and a refusal kept: each refused attempt costs tokio-uring an epoll descriptor that it never closes.
 fn automatic(doorbell: Arc<Doorbell>) -> Result<Box<dyn Io>, IoUnavailable> {
     static REFUSED: OnceLock<()> = OnceLock::new();
+    static WARNED: Once = Once::new();
     if REFUSED.get().is_none() {
         match UringIo::new(Arc::clone(&doorbell)) {
             Ok(ring) => return Ok(Box::new(ring)),
             Err(why) => {
-                if REFUSED.set(()).is_ok() {
-                    tracing::warn!("files go through one helper thread for each slot: {why}");
+                WARNED.call_once(|| tracing::warn!("files go through one helper thread for each slot: {why}"));
+                if why.holds_for_the_process() {
+                    // Another thread may have found out at the same time.
+                    let _ = REFUSED.set(());
                 }
             }
         }
@@ -111,6 +119,10 @@ fn automatic(doorbell: Arc<Doorbell>) -> Result<Box<dyn Io>, IoUnavailable> {
 }
 
 impl IoUnavailable {
+    fn holds_for_the_process(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::Silent { .. })
+    }
+
     /// Explains an error of io_uring_setup.
     pub(super) fn refused(error: &Error) -> Self {
         let sysctl = io_uring_disabled();

@@ -13,6 +13,9 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+/// New files are read by everybody and written by their owner (less what the umask takes away).
+pub(super) const FILE_PERMISSIONS: u32 = 0o644;
+
 /// The open files of a thread that may block.
 #[derive(Debug, Default)]
 pub(super) struct PosixFiles {
@@ -115,7 +118,7 @@ fn named(
 #[allow(clippy::disallowed_methods, reason = "this file is where paths become files")]
 fn open_file(path: &Path, mode: OpenMode, direct: bool) -> std::io::Result<(File, bool)> {
     let mut options = OpenOptions::new();
-    options.read(true).mode(0o644);
+    options.read(true).mode(FILE_PERMISSIONS);
     match mode {
         OpenMode::Read => {}
         OpenMode::ReadWrite => {

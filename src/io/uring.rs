@@ -40,6 +40,9 @@ const QUEUE_ENTRIES: u32 = 256;
 /// Operations in the ring at a time.
 const IN_FLIGHT_MAX: usize = QUEUE_ENTRIES as usize / 2;
 
+/// tokio runs at most 61 local tasks a turn: so many completions in one turn mean that more may wait.
+const TASKS_A_TURN: u64 = 32;
+
 /// How long a failed submission stays unnoticed at most.
 const HEARTBEAT: Duration = Duration::from_millis(4);
 
@@ -49,7 +52,7 @@ const FIRST_ANSWER_MAX: Duration = Duration::from_secs(1);
 /// Pauses of 10 ms without any completion after which dropping gives up on the disk.
 const SILENT_PAUSES_MAX: u32 = 500;
 
-/// An `Io` over one io_uring, for the thread that created it.
+/// An `Io` over one io_uring, for the thread that created it, which must not run another asynchronous runtime around it.
 ///
 /// Dropping it finishes what was submitted. If the disk does not answer for 5 s, or if the thread is unwinding, the ring and what
 /// the kernel still holds are leaked instead: waiting would hang, and tokio-uring may panic.
@@ -213,7 +216,7 @@ impl Io for UringIo {
             loop {
                 let finished = shared.finished.get();
                 step_back().await;
-                if shared.finished.get() == finished {
+                if shared.finished.get() - finished < TASKS_A_TURN {
                     break;
                 }
             }
@@ -267,6 +270,9 @@ impl std::fmt::Debug for UringIo {
 
 impl Ring {
     fn start(doorbell: &Doorbell) -> Result<Self, IoUnavailable> {
+        if tokio::runtime::Handle::try_current().is_ok() {
+            return Err(IoUnavailable::InsideRuntime);
+        }
         let runtime = start_runtime().map_err(|error| IoUnavailable::refused(&error))?;
         match runtime.block_on(beating(FIRST_ANSWER_MAX, tokio_uring::no_op())) {
             Some(Ok(())) => {}
@@ -309,7 +315,7 @@ fn watch(doorbell: &Doorbell) -> std::io::Result<(AsyncFd<OwnedFd>, AsyncFd<Owne
 async fn beating<F: Future>(at_most: Duration, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut deadline = pin!(tokio::time::sleep(at_most));
-    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    let mut heartbeat = tokio::time::interval_at(tokio::time::Instant::now() + HEARTBEAT, HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     poll_fn(|cx| {
         if let Poll::Ready(output) = future.as_mut().poll(cx) {
@@ -436,6 +442,13 @@ mod tests {
             stalled.io.wait(Duration::from_secs(3600));
         }
         assert!(stalled.io.shared.finished.get() > finished);
+    }
+
+    #[test]
+    fn inside_an_asynchronous_runtime_a_ring_is_refused_by_name() {
+        let host = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let refused = host.block_on(async { UringIo::new(Arc::new(Doorbell::new().unwrap())).map(|_| ()) });
+        assert_eq!(refused, Err(IoUnavailable::InsideRuntime));
     }
 
     #[test]

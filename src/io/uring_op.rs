@@ -14,6 +14,7 @@ use super::{FileId, IoError, IoOp, IoOutput, OpenMode, posix};
 use crate::memory::Buffer;
 use std::cell::RefCell;
 use std::io::{Error, ErrorKind};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use tokio_uring::buf::BoundedBuf;
@@ -95,7 +96,7 @@ async fn retry<T>(mut attempt: impl AsyncFnMut() -> std::io::Result<T>) -> std::
 
 async fn open(files: &RingFiles, path: PathBuf, mode: OpenMode, direct: bool) -> Result<IoOutput, IoError> {
     let mut options = tokio_uring::fs::OpenOptions::new();
-    options.read(true).write(mode != OpenMode::Read);
+    options.read(true).write(mode != OpenMode::Read).mode(posix::FILE_PERMISSIONS);
     options.create(mode == OpenMode::Create).create_new(mode == OpenMode::CreateNew);
     let opened = retry(async || options.open(&path).await).await;
     let file = opened.map_err(|error| IoError::new("open", &path, &error))?;
