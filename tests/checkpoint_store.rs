@@ -112,7 +112,7 @@ fn full_buffers_and_large_checkpoints_are_read_back() {
     job.checkpoint(&pages(1), 0);
     let image = vec![7; 16 << 10];
     let pieces: Vec<_> = pages(200).into_iter().map(|page| (page, PieceKind::Image, image.clone())).collect();
-    let id = job.begin(CheckpointKind::Full);
+    let id = job.begin(SnapshotKind::Full);
     job.model.clear();
     let blocks = job.hand_over(id, &pieces, 1 << 20);
     assert_eq!(blocks, 4, "64 images fill a buffer to the last byte");
@@ -297,7 +297,7 @@ fn files_of_the_restored_checkpoint_stay_while_it_is_held() {
 fn a_page_given_up_with_an_empty_image_does_not_come_back() {
     let mut job = Job::start(MemoryDisk::default(), small_options()).unwrap();
     job.checkpoint(&pages(3), 0);
-    let id = job.begin(CheckpointKind::Incremental);
+    let id = job.begin(SnapshotKind::Incremental);
     let blocks = job.hand_over(id, &[(page(1, 1), PieceKind::Image, Vec::new())], 4096);
     job.acknowledge(id, blocks);
     job.store.seal(id).unwrap();
@@ -308,7 +308,7 @@ fn a_page_given_up_with_an_empty_image_does_not_come_back() {
 #[test]
 fn a_seal_without_all_acknowledgements_names_the_missing_subtasks() {
     let mut job = Job::start(MemoryDisk::default(), small_options()).unwrap();
-    let id = job.begin(CheckpointKind::Full);
+    let id = job.begin(SnapshotKind::Full);
     let error = job.store.seal(id).unwrap_err();
     assert_eq!(error.to_string(), "checkpoint 1 lacks the acknowledgement of source/0, count/0");
 }
@@ -316,7 +316,7 @@ fn a_seal_without_all_acknowledgements_names_the_missing_subtasks() {
 #[test]
 fn a_block_that_got_lost_on_its_way_fails_the_checkpoint() {
     let mut job = Job::start(MemoryDisk::default(), small_options()).unwrap();
-    let id = job.begin(CheckpointKind::Full);
+    let id = job.begin(SnapshotKind::Full);
     job.acknowledge(id, 1);
     job.store.seal(id).unwrap();
     let StoreEvent::Failed { error, .. } = job.finish() else { panic!("a block is missing") };

@@ -217,7 +217,7 @@ impl Job {
     }
 
     /// Everything as a full checkpoint, or `changed` as deltas and what the store asks for as images.
-    pub fn pieces(&mut self, changed: &[PageKey], round: u8) -> (CheckpointKind, Vec<(PageKey, PieceKind, Vec<u8>)>) {
+    pub fn pieces(&mut self, changed: &[PageKey], round: u8) -> (SnapshotKind, Vec<(PageKey, PieceKind, Vec<u8>)>) {
         let content = |kind: u8, page: &PageKey| {
             let len = if kind == 0 { 300 + page.page as usize % 7 } else { 40 };
             (0..len).map(|i| (i as u8) ^ round.wrapping_mul(31) ^ page.page as u8 ^ kind).collect::<Vec<u8>>()
@@ -233,7 +233,7 @@ impl Job {
         let deltas = changed.iter().filter(|page| !images.contains(page));
         let mut pieces: Vec<_> = images.iter().map(|page| (*page, PieceKind::Image, content(0, page))).collect();
         pieces.extend(deltas.map(|page| (*page, PieceKind::Delta, content(1, page))));
-        let kind = if needed == ImagesNeeded::Everything { CheckpointKind::Full } else { CheckpointKind::Incremental };
+        let kind = if needed == ImagesNeeded::Everything { SnapshotKind::Full } else { SnapshotKind::Incremental };
         (kind, pieces)
     }
 
@@ -273,7 +273,7 @@ impl Job {
         blocks
     }
 
-    pub fn begin(&mut self, kind: CheckpointKind) -> CheckpointId {
+    pub fn begin(&mut self, kind: SnapshotKind) -> CheckpointId {
         let id = self.store.next_id();
         let vertices = vec![("source".to_owned(), 1), ("count".to_owned(), 1)];
         let plan = CheckpointPlan { id, kind, max_parallelism: 128, vertices, created_wall_ms: 1_700_000_000_000 };

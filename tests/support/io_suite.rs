@@ -224,7 +224,7 @@ fn a_direct_file_reads_what_was_written(on: &mut Subject) {
     on.ok(IoOp::SyncData { file });
     assert_eq!(on.read(file, 4096, 8192), [[8; 4096], [7; 4096]].concat());
     assert_eq!(on.read(file, 12288, 8192), [7; 4096]);
-    assert_eq!(on.read(file, 16384, 4096), []);
+    assert_eq!(on.read(file, 16384, 4096), Vec::<u8>::new());
     on.ok(IoOp::Truncate { file, len_bytes: 5000 });
     assert_eq!(on.read(file, 0, 16384).len(), 5000);
 }
