@@ -11,15 +11,21 @@ mod csv;
 mod file_reader;
 #[cfg(feature = "formats")]
 mod file_source;
+mod generator;
+mod handle;
 #[cfg(feature = "formats")]
 mod json_lines;
+mod memory;
 #[cfg(feature = "formats")]
 mod metric_file;
 mod parse_error;
+mod proc;
+mod proc_text;
 mod reader;
 mod reading;
 #[cfg(feature = "formats")]
 mod side_file;
+mod tcp_lines;
 #[cfg(test)]
 mod test_support;
 mod timestamp;
@@ -30,11 +36,16 @@ pub use bad_records::OnBadRecord;
 pub use csv::{CsvFormat, CsvSource};
 #[cfg(feature = "formats")]
 pub use file_source::{FileSource, FileSplitReader, LineFormat, LineParser};
+pub use generator::{Generator, GeneratorReader};
+pub use handle::{PushError, PushHandle, PushReader, PushSource};
 #[cfg(feature = "formats")]
 pub use json_lines::{JsonLinesFormat, JsonLinesSource};
+pub use memory::{VecReader, VecSource};
 #[cfg(feature = "formats")]
 pub use metric_file::{MetricFile, MetricFileSource};
 pub use parse_error::ParseError;
+pub use proc::{ProcReader, ProcSource};
 pub use reader::{ReadContext, ReadStatus, Source, SourceError, SplitReader};
 pub use reading::{ArchivedReading, ArchivedSample, Reading, Sample};
+pub use tcp_lines::{TcpLinesReader, TcpLinesSource};
 pub use timestamp::parse_timestamp_ms;
