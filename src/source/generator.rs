@@ -94,7 +94,7 @@ impl<T, F> GeneratorReader<T, F> {
 impl<T: 'static, F: Fn(u64) -> T + Clone + Send + Sync + 'static> SplitReader for GeneratorReader<T, F> {
     type Record = T;
 
-    fn read<E: FnMut(&T, u64)>(
+    fn read<E: FnMut(&mut ReadContext<'_>, &T, u64)>(
         &mut self,
         cx: &mut ReadContext<'_>,
         records_max: usize,
@@ -107,7 +107,7 @@ impl<T: 'static, F: Fn(u64) -> T + Clone + Send + Sync + 'static> SplitReader fo
             if intended_ns > cx.now_ns {
                 return Ok(ReadStatus::Pending);
             }
-            emit(&(self.source.function)(number), intended_ns);
+            emit(cx, &(self.source.function)(number), intended_ns);
             self.emitted += 1;
         }
         Ok(ReadStatus::More)

@@ -204,7 +204,7 @@ pub struct PushReader<T> {
 impl<T: Send + 'static> SplitReader for PushReader<T> {
     type Record = T;
 
-    fn read<E: FnMut(&T, u64)>(
+    fn read<E: FnMut(&mut ReadContext<'_>, &T, u64)>(
         &mut self,
         cx: &mut ReadContext<'_>,
         records_max: usize,
@@ -214,8 +214,8 @@ impl<T: Send + 'static> SplitReader for PushReader<T> {
         let is_closed = self.source.shared.is_closed.load(Ordering::Acquire);
         for _ in 0..records_max {
             match self.source.shared.queue.pop() {
-                Some((record, 0)) => emit(&record, cx.now_ns),
-                Some((record, intended_ns)) => emit(&record, intended_ns),
+                Some((record, 0)) => emit(cx, &record, cx.now_ns),
+                Some((record, intended_ns)) => emit(cx, &record, intended_ns),
                 None if is_closed => return Ok(ReadStatus::Ended),
                 None => return Ok(ReadStatus::Pending),
             }

@@ -54,7 +54,7 @@ impl<T: Send + Sync + 'static> Source for VecSource<T> {
 impl<T: 'static> SplitReader for VecReader<T> {
     type Record = T;
 
-    fn read<E: FnMut(&T, u64)>(
+    fn read<E: FnMut(&mut ReadContext<'_>, &T, u64)>(
         &mut self,
         cx: &mut ReadContext<'_>,
         records_max: usize,
@@ -62,7 +62,7 @@ impl<T: 'static> SplitReader for VecReader<T> {
     ) -> Result<ReadStatus, SourceError> {
         let list = &self.splits[self.split];
         let end = list.len().min(self.next.saturating_add(records_max));
-        list[self.next..end].iter().for_each(|record| emit(record, cx.now_ns));
+        list[self.next..end].iter().for_each(|record| emit(cx, record, cx.now_ns));
         self.next = end;
         Ok(if end == list.len() { ReadStatus::Ended } else { ReadStatus::More })
     }

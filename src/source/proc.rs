@@ -142,7 +142,7 @@ struct Counters {
 impl SplitReader for ProcReader {
     type Record = Reading;
 
-    fn read<E: FnMut(&Reading, u64)>(
+    fn read<E: FnMut(&mut ReadContext<'_>, &Reading, u64)>(
         &mut self,
         cx: &mut ReadContext<'_>,
         records_max: usize,
@@ -163,7 +163,7 @@ impl SplitReader for ProcReader {
         }
         let end = self.readings.len().min(self.emitted.saturating_add(records_max));
         for reading in &self.readings[self.emitted..end] {
-            emit(reading, self.intended_ns);
+            emit(cx, reading, self.intended_ns);
         }
         self.emitted = end;
         Ok(match self.emitted == self.readings.len() {

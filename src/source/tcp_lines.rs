@@ -147,7 +147,7 @@ impl<T: 'static, F: Fn(&str) -> Result<T, ParseError> + Clone + Send + Sync + 's
 {
     type Record = T;
 
-    fn read<E: FnMut(&T, u64)>(
+    fn read<E: FnMut(&mut ReadContext<'_>, &T, u64)>(
         &mut self,
         cx: &mut ReadContext<'_>,
         records_max: usize,
@@ -173,7 +173,7 @@ impl<T: 'static, F: Fn(&str) -> Result<T, ParseError> + Clone + Send + Sync + 's
                     false => parse_line(&connection.bytes[range], &self.source.parse),
                 };
                 match parsed {
-                    Ok(Some(record)) => emit(&record, cx.now_ns),
+                    Ok(Some(record)) => emit(cx, &record, cx.now_ns),
                     Ok(None) => {}
                     Err(error) => {
                         (cx.dropped)(error.reason);
