@@ -360,9 +360,6 @@ impl Control {
         let JobEvent::StateChanged { job, state, reason } = event else { return };
         self.refresh(*job);
         let Some(runtime) = self.jobs.get_mut(job) else { return };
-        if *state == JobState::Running {
-            runtime.forget_restored();
-        }
         if state.has_ended() {
             // The directory is free before the host hears of the end: it may start the job again at once.
             runtime.close(io);

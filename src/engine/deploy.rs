@@ -55,6 +55,7 @@ impl JobRuntime {
                 reports.send(TaskReport::Failed(of, OperatorFailure { operator: name, reason: failure }));
             });
         }
+        self.forget_restored();
     }
 
     /// How a task is called: `job/vertex[2]#1` is subtask 2 in the first attempt.

@@ -151,7 +151,7 @@ impl JobRuntime {
         self.open_store(io)
     }
 
-    /// The running tasks have read all they need of the checkpoint they started from: its files may go with the next ones.
+    /// The tasks are deployed and hold the checkpoint they start from by themselves, until they have read it.
     pub(super) fn forget_restored(&mut self) {
         self.restored = None;
     }
