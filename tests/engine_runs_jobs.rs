@@ -3,8 +3,8 @@
 use millstream::Record;
 use millstream::engine::{CheckpointOptions, Engine, JobOptions};
 use millstream::job_manager::JobState;
-use millstream::operator::{Count, Sum};
 use millstream::operator::Aggregate;
+use millstream::operator::{Count, Sum};
 use millstream::sink::Collect;
 use millstream::source::VecSource;
 use millstream::stream::Job;
@@ -22,11 +22,8 @@ struct Payment {
 }
 
 fn payments(splits: u64, per_split: u64) -> Vec<Vec<Payment>> {
-    let payment = |split: u64, n: u64| Payment {
-        card: (n * 7 + split) % 10,
-        cents: (n % 100) as i64,
-        at: (n * 10) as i64,
-    };
+    let payment =
+        |split: u64, n: u64| Payment { card: (n * 7 + split) % 10, cents: (n % 100) as i64, at: (n * 10) as i64 };
     (0..splits).map(|split| (0..per_split).map(|n| payment(split, n)).collect()).collect()
 }
 
@@ -36,7 +33,13 @@ fn engine(slots: u32) -> Engine {
 
 type Results = Vec<(u64, i64, u64, i64)>;
 
-fn windowed(job: &Job, input: Vec<Vec<Payment>>) -> Collect<(u64, i64, u64, i64), impl Fn(&WindowResult<u64, (u64, i64)>) -> (u64, i64, u64, i64) + Clone + Send + Sync + use<>> {
+fn windowed(
+    job: &Job,
+    input: Vec<Vec<Payment>>,
+) -> Collect<
+    (u64, i64, u64, i64),
+    impl Fn(&WindowResult<u64, (u64, i64)>) -> (u64, i64, u64, i64) + Clone + Send + Sync + use<>,
+> {
     let results = Collect::exactly_once_with(|result: &WindowResult<u64, (u64, i64)>| {
         (result.key, result.window.start, result.value.0, result.value.1)
     });
@@ -85,8 +88,11 @@ fn a_finished_job_with_checkpoints_has_written_its_last_one() {
     let job = Job::new("windows");
     let results = windowed(&job, input.clone());
     let checkpoints = Some(CheckpointOptions::every(&dir, Duration::from_millis(10)));
-    let outcome =
-        engine.submit(job, JobOptions { checkpoints: checkpoints.clone(), ..JobOptions::default() }).unwrap().wait().unwrap();
+    let outcome = engine
+        .submit(job, JobOptions { checkpoints: checkpoints.clone(), ..JobOptions::default() })
+        .unwrap()
+        .wait()
+        .unwrap();
     assert_eq!(outcome.state, JobState::Finished);
     assert!(outcome.status.checkpoints.completed >= 1, "{:?}", outcome.status.checkpoints);
     assert_eq!(sorted(results.take()), expected(&input));

@@ -183,7 +183,7 @@ impl Engine {
                 Err(error) => return drop(started.send(Err(error))),
             };
             if started.send(Ok(())).is_ok() {
-                Control::new(slots, commands, memory_bytes, arena_options, seed).run(&mut *io);
+                Control::new(slots, commands, memory_bytes, arena_options, Arc::new(MachineClock), seed).run(&mut *io);
             }
         })?;
         self.control_thread = Some(thread);

@@ -16,7 +16,7 @@ use crate::memory::ArenaOptions;
 use crate::slot::{Doorbell, SlotEvent, SlotHandle, TaskExit};
 use crate::task::{Execution, ReportSender, TaskCommand, TaskReport};
 use crate::task_manager::{SlotReport, SlotSample, SlotWork, TaskManager, TaskManagerAction, Watchdog};
-use crate::time::{Clock, MachineClock};
+use crate::time::Clock;
 use crossbeam_queue::SegQueue;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -61,7 +61,7 @@ impl ControlSender {
 
 /// Everything the control thread holds.
 pub(super) struct Control {
-    clock: MachineClock,
+    clock: Arc<dyn Clock>,
     job_manager: JobManager,
     task_manager: TaskManager,
     watchdog: Watchdog,
@@ -84,9 +84,9 @@ impl Control {
         commands: ControlSender,
         memory_bytes: usize,
         arena_options: ArenaOptions,
+        clock: Arc<dyn Clock>,
         seed: u64,
     ) -> Self {
-        let clock = MachineClock;
         let now_ns = clock.monotonic_ns();
         let id = crate::job_manager::TaskManagerId(1);
         Self {
@@ -133,7 +133,7 @@ impl Control {
     }
 
     /// One round over all queues and machines; `false` once told to shut down.
-    fn step(&mut self, io: &mut dyn Io) -> bool {
+    pub(super) fn step(&mut self, io: &mut dyn Io) -> bool {
         let now_ns = self.clock.monotonic_ns();
         while let Some(command) = self.commands.commands.pop() {
             match command {
