@@ -21,7 +21,7 @@ pub struct PageKey {
 /// What a piece holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PieceKind {
-    /// The whole page: earlier pieces of the page are no longer needed.
+    /// The whole page: earlier pieces of the page are no longer needed. Without any bytes: the page is gone.
     Image,
     /// Changed slots only, to be applied over the earlier pieces in order.
     Delta,

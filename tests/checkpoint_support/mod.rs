@@ -22,6 +22,8 @@ pub struct MemoryDisk {
     pub files: Files,
     /// Asked before every operation with its verb and its path.
     pub fault: Option<Fault>,
+    /// What changed the disk, in order, for `checkpoint_crash`; kept when asked for.
+    pub trace: Option<Vec<Change>>,
     /// The verbs and paths of all operations.
     pub log: Vec<(&'static str, PathBuf)>,
     open: HashMap<FileId, PathBuf>,
@@ -30,7 +32,35 @@ pub struct MemoryDisk {
     next: u64,
 }
 
+/// One operation that changed the disk, or made changes durable.
+#[derive(Clone, Debug)]
+pub enum Change {
+    Create(PathBuf),
+    Write(PathBuf, usize, Vec<u8>),
+    Grow(PathBuf, usize),
+    SyncData(PathBuf),
+    SyncDir,
+    Rename(PathBuf, PathBuf),
+    Remove(PathBuf),
+}
+
 impl MemoryDisk {
+    fn traced(&mut self, op: &IoOp) {
+        let Some(trace) = &mut self.trace else { return };
+        trace.push(match op {
+            IoOp::Open { path, .. } if !self.files.contains_key(path) => Change::Create(path.clone()),
+            IoOp::Write { file, offset, from } => {
+                Change::Write(self.open[file].clone(), *offset as usize, from.filled().to_vec())
+            }
+            IoOp::Allocate { file, len_bytes } => Change::Grow(self.open[file].clone(), *len_bytes as usize),
+            IoOp::SyncData { file } => Change::SyncData(self.open[file].clone()),
+            IoOp::SyncDir { .. } => Change::SyncDir,
+            IoOp::Rename { from, to } => Change::Rename(from.clone(), to.clone()),
+            IoOp::Remove { path } => Change::Remove(path.clone()),
+            _ => return,
+        });
+    }
+
     pub fn with(files: Files) -> Self {
         Self { files, ..Self::default() }
     }
@@ -56,6 +86,7 @@ impl MemoryDisk {
         if let Some(kind) = self.fault.as_mut().and_then(|fault| fault(action, &path)) {
             return Err(error(kind));
         }
+        self.traced(&op);
         Ok(match op {
             IoOp::Open { path, mode, .. } => {
                 match (mode, self.files.contains_key(&path)) {
