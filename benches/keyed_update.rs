@@ -26,7 +26,9 @@ fn main() {
     let (quick, json) = (has("--quick"), has("--json"));
     let key_counts: &[u64] = if quick { &[10_000, 1_000_000] } else { &[10_000, 1_000_000, 10_000_000] };
     let runs = if quick { 3 } else { 5 };
-    println!("keyed_update: 8 B key, 16 B value (count, sum), uniform keys, one thread, M updates/s (median of {runs})");
+    println!(
+        "keyed_update: 8 B key, 16 B value (count, sum), uniform keys, one thread, M updates/s (median of {runs})"
+    );
     println!(
         "{:>10} {:>8} {:>8} {:>8} {:>8} {:>10} {:>12} {:>8} {:>8}",
         "keys", "limit", "peer", "engine", "batched", "with ckpt", "engine/peer", "B/key", "verdict"

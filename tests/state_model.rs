@@ -17,13 +17,28 @@ const GROUPS: u16 = 4;
 /// One step of a run. Keys and contents are derived from the numbers by each subject.
 #[derive(Clone, Debug)]
 enum Step {
-    Put { key: u16, seed: u16 },
-    Remove { key: u16 },
+    Put {
+        key: u16,
+        seed: u16,
+    },
+    Remove {
+        key: u16,
+    },
     /// Puts a row of keys, to split pages.
-    PutMany { from: u16, count: u16, seed: u16 },
-    RemoveMany { from: u16, count: u16 },
+    PutMany {
+        from: u16,
+        count: u16,
+        seed: u16,
+    },
+    RemoveMany {
+        from: u16,
+        count: u16,
+    },
     Barrier,
-    Harvest { work_bytes: usize, refuse: bool },
+    Harvest {
+        work_bytes: usize,
+        refuse: bool,
+    },
     RequestImages,
     RequestFull,
     Abandon,
@@ -85,7 +100,16 @@ impl<S: Subject> Run<S> {
         let mut backend = backend();
         let subject = S::register(&mut backend);
         let (pieces, pending) = (Vec::new(), Vec::new());
-        Self { backend, subject, model: Dump::new(), at_barrier: None, pieces, pending, pieces_before: 0, checkpoint: 0 }
+        Self {
+            backend,
+            subject,
+            model: Dump::new(),
+            at_barrier: None,
+            pieces,
+            pending,
+            pieces_before: 0,
+            checkpoint: 0,
+        }
     }
 
     fn step(&mut self, step: &Step) {

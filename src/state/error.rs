@@ -71,7 +71,9 @@ pub enum StateError {
         end: u16,
     },
     /// A key is longer than a page can hold.
-    #[error("state \"{state}\" of operator \"{operator}\": a key of {len_bytes} bytes is longer than the {len_bytes_max} bytes allowed")]
+    #[error(
+        "state \"{state}\" of operator \"{operator}\": a key of {len_bytes} bytes is longer than the {len_bytes_max} bytes allowed"
+    )]
     KeyTooLong {
         /// The operator.
         operator: String,

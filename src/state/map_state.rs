@@ -92,9 +92,7 @@ impl<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue> MapState<K, MK, V> {
             return self.write(&mut table, key, map_key, index, value);
         }
         // The length comes last: until then nothing of the new entry counts.
-        self.at_index(key, len, |address| {
-            table.write(address, map_key.len(), |out| out.copy_from_slice(map_key))
-        })?;
+        self.at_index(key, len, |address| table.write(address, map_key.len(), |out| out.copy_from_slice(map_key)))?;
         self.write(&mut table, key, map_key, len, value)?;
         set_map_len(&mut table, key, len + 1)
     }

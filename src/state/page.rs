@@ -205,6 +205,19 @@ pub(super) fn has_empty(bytes: &PageBytes, group: usize) -> bool {
     zero_tags(control(bytes, group)) != 0
 }
 
+/// The control group where probing for a hash begins.
+#[inline(always)]
+pub(super) fn home_control(bytes: &PageBytes, groups: usize, hash: u64) -> u128 {
+    control(bytes, home_group(hash, groups))
+}
+
+/// The first slot of the home group, read as `word`, that has the hash's tag: most likely the key's.
+#[inline(always)]
+pub(super) fn likely_slot(word: u128, groups: usize, hash: u64) -> Option<SlotAt> {
+    let hits = zero_tags((word & (LOW * 0xff)) ^ (u128::from(tag_of(hash)) * LOW));
+    (hits != 0).then(|| SlotAt { group: home_group(hash, groups), lane: hits.trailing_zeros() as usize / 8 })
+}
+
 /// Looks for a key; `is_key` compares the key of a slot.
 #[inline(always)]
 pub(super) fn probe(bytes: &PageBytes, groups: usize, hash: u64, is_key: impl Fn(usize) -> bool) -> Probe {

@@ -138,7 +138,8 @@ impl StateBackend {
                 if harvest.filling.is_none() {
                     let expected = (table.sealed_left() + 1) * HARVEST_ROOM / 2;
                     let capacity = expected.clamp(BLOCK_LEN_MIN, BLOCK_LEN_MAX);
-                    let buffer = Buffer::take(&self.arena, WHO, capacity).map_err(|source| table.given_up_by(source))?;
+                    let buffer =
+                        Buffer::take(&self.arena, WHO, capacity).map_err(|source| table.given_up_by(source))?;
                     harvest.filling = Some(PieceBuffer { buffer, pieces: Vec::new() });
                 }
                 let filling = harvest.filling.as_mut().expect("taken above");

@@ -7,7 +7,9 @@
 
 use super::directory::{Bucket, Directory};
 use super::layout::Layout;
-use super::page::{DELETED, EMPTY, IMAGE, LISTED, Page, PageBytes, Probe, SlotAt, has_empty, probe, tag_of};
+use super::page::{
+    DELETED, EMPTY, IMAGE, LISTED, Page, PageBytes, Probe, SlotAt, has_empty, home_control, likely_slot, probe, tag_of,
+};
 use super::slotted_page::{self, CellHead};
 use super::stage::StageLog;
 use super::{KeyGroup, KeyGroupRange, StateError};
@@ -99,6 +101,29 @@ impl Table {
     fn probe_page(&self, layout: Layout, page: usize, address: Address) -> Probe {
         let bytes = self.pages[page].bytes();
         probe(bytes, layout.groups(), address.hash, |slot| layout.is_key(bytes, slot, address.kind, address.key))
+    }
+
+    /// The page and the control group where an entry would be.
+    #[inline(always)]
+    pub fn control_of(&self, layout: Layout, address: Address) -> (usize, u128) {
+        let page = self.page_of(address.group, address.hash);
+        page.map_or((0, 0), |page| (page, home_control(self.pages[page].bytes(), layout.groups(), address.hash)))
+    }
+
+    /// The entry that `control_of` leads to, if its key is there now.
+    #[inline(always)]
+    pub fn likely_entry(&self, layout: Layout, address: Address, (page, word): (usize, u128)) -> Option<EntryAt> {
+        let at = likely_slot(word, layout.groups(), address.hash)?;
+        let bytes = self.pages[page].bytes();
+        layout.is_key(bytes, at.slot(), address.kind, address.key).then_some(EntryAt { page, at })
+    }
+
+    /// Whether this is still the address's entry: a key occurs once in a table, so a live slot that holds it is the one.
+    #[inline(always)]
+    pub fn is_entry(&self, layout: Layout, entry: EntryAt, address: Address) -> bool {
+        let bytes = self.pages[entry.page].bytes();
+        bytes[entry.at.tag_offset()] == tag_of(address.hash)
+            && layout.is_key(bytes, entry.at.slot(), address.kind, address.key)
     }
 
     /// The value of an entry.
