@@ -20,10 +20,10 @@ pub(super) enum Layout {
 impl Layout {
     /// The layout for keys and values of these lengths.
     pub const fn for_lens(key: Option<usize>, value: Option<usize>) -> Self {
-        if let (Some(key), Some(value)) = (key, value) {
-            if let Some(shape) = FixedShape::of(key, value) {
-                return Layout::Fixed(shape);
-            }
+        if let (Some(key), Some(value)) = (key, value)
+            && let Some(shape) = FixedShape::of(key, value)
+        {
+            return Layout::Fixed(shape);
         }
         Layout::Slotted
     }

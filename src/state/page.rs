@@ -193,7 +193,7 @@ impl Page {
 /// The tag of a live slot.
 #[inline(always)]
 pub(super) fn tag_of(hash: u64) -> u8 {
-    (2 + ((hash & 0xff) * 254 >> 8)) as u8
+    (2 + (((hash & 0xff) * 254) >> 8)) as u8
 }
 
 /// The group where probing begins.
@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn the_lowest_zero_tag_is_exact_whatever_the_bits_beside_the_tags() {
         for lane in 0..LANES {
-            let word = (LOW * 0xff & !(0xff << (8 * lane))) | 0xffff_ffff << 96;
+            let word = ((LOW * 0xff) & !(0xff << (8 * lane))) | (0xffff_ffff << 96);
             assert_eq!(zero_tags(word).trailing_zeros() as usize / 8, lane);
             assert_eq!(zero_tags(word).count_ones(), 1);
         }

@@ -115,6 +115,8 @@ impl Table {
     pub fn likely_entry(&self, layout: Layout, address: Address, (page, word): (usize, u128)) -> Option<EntryAt> {
         let at = likely_slot(word, layout.grid(), address.hash)?;
         let bytes = self.pages[page].bytes();
+        // The value's end may lie in another cache line than the key: its miss shall overlap too, so the read must not be optimised away.
+        std::hint::black_box(bytes[layout.value(bytes, at).end - 1]);
         layout.is_key(bytes, at, address.kind, address.key).then_some(EntryAt { page, at })
     }
 

@@ -12,7 +12,7 @@ use std::marker::PhantomData;
 /// One value per key; cheap to clone, all clones are the same state.
 pub struct ValueState<K: ?Sized, V> {
     table: SharedTable,
-    of: PhantomData<(fn(&K), fn() -> V)>,
+    of: PhantomData<fn(&K) -> V>,
 }
 
 impl<K: ?Sized, V> Clone for ValueState<K, V> {
