@@ -2,7 +2,7 @@
 //! works; it never panics. And what else a backend refuses.
 
 use millstream::checkpoint::{CheckpointId, PageKey, PieceBlock, PieceKind};
-use millstream::memory::{Arena, ArenaOptions, BlockSize, MemoryBudget};
+use millstream::memory::{Arena, ArenaOptions, BlockSize, HugePages, MemoryBudget};
 use millstream::state::{
     ArchivedValue, HarvestProgress, KeyGroupRange, MapState, StateBackend, StateError, Timers, ValueState,
     check_compatible, state_id,
@@ -22,7 +22,9 @@ struct States {
 
 impl States {
     fn new(budget_bytes: usize) -> Self {
-        let arena = Arena::new(MemoryBudget::new(budget_bytes), ArenaOptions::default());
+        // Many short-lived states: zeroing huge pages would be most of the time.
+        let options = ArenaOptions { huge_pages: HugePages::Off };
+        let arena = Arena::new(MemoryBudget::new(budget_bytes), options);
         let mut backend = StateBackend::new(KeyGroupRange { start: 0, end: 2 }, 2, arena);
         let totals = backend.value("count", "totals").unwrap();
         let texts = backend.value("count", "texts").unwrap();
