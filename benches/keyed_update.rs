@@ -24,9 +24,16 @@ fn now() -> std::time::Instant {
 fn main() {
     let has = |flag: &str| std::env::args().any(|arg| arg == flag);
     let (quick, json) = (has("--quick"), has("--json"));
-    let key_counts: &[u64] = if quick { &[10_000, 1_000_000] } else { &[10_000, 1_000_000, 10_000_000] };
+    let asked: Vec<u64> = std::env::args().filter_map(|arg| arg.strip_prefix("--keys=")?.parse().ok()).collect();
+    let key_counts: &[u64] = match (asked.is_empty(), quick) {
+        (false, _) => &asked,
+        (true, true) => &[10_000, 1_000_000],
+        (true, false) => &[10_000, 1_000_000, 10_000_000],
+    };
     let runs = if quick { 3 } else { 5 };
-    println!("keyed_update: 8 B key, 16 B value (count, sum), uniform keys, one thread, M updates/s (median of {runs})");
+    println!(
+        "keyed_update: 8 B key, 16 B value (count, sum), uniform keys, one thread, M updates/s (median of {runs})"
+    );
     println!(
         "{:>10} {:>8} {:>8} {:>8} {:>8} {:>10} {:>12} {:>8} {:>8}",
         "keys", "limit", "peer", "engine", "batched", "with ckpt", "engine/peer", "B/key", "verdict"

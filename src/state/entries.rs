@@ -121,7 +121,7 @@ impl Table {
     }
 
     fn is_chunked(&self, entry: EntryAt) -> bool {
-        self.layout == Layout::Slotted && slotted_page::head(self.pages[entry.page].bytes(), entry.at.slot()).chunked
+        self.layout == Layout::Slotted && slotted_page::head(self.pages[entry.page].bytes(), entry.at).chunked
     }
 
     fn root_of(&self, entry: EntryAt) -> Option<(usize, u32)> {

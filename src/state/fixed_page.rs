@@ -3,7 +3,7 @@
 //! Here: where the cell of a slot lies. Unlike the column layout first planned, a cell keeps key and value together: an update of a
 //! random key then misses the cache once instead of twice. Not here: tags and bits (`page`).
 
-use super::page::{CONTROL_LEN, CONTROL_START, LANES, PAGE_LEN};
+use super::page::{CONTROL_LEN, GROUPS_START, LANES, PAGE_LEN, SlotAt};
 use std::ops::Range;
 
 /// The lengths that make up a page of fixed cells.
@@ -11,8 +11,10 @@ use std::ops::Range;
 pub(super) struct FixedShape {
     pub key_len: usize,
     pub value_len: usize,
-    /// Control groups per page.
+    /// Groups per page.
     pub groups: usize,
+    /// From one group to the next.
+    pub stride: usize,
 }
 
 /// Longer cells leave too few slots in a page; such states use slotted pages.
@@ -25,10 +27,11 @@ impl FixedShape {
         if cell_len > CELL_LEN_MAX || cell_len == 0 {
             return None;
         }
-        let fitting = (PAGE_LEN - CONTROL_START) / (CONTROL_LEN + LANES * cell_len);
+        let stride = (CONTROL_LEN + LANES * cell_len).next_multiple_of(16);
+        let fitting = (PAGE_LEN - GROUPS_START) / stride;
         // A slot number has 14 bits in a delta; cells of one or two bytes would need more.
         let groups = if fitting > 256 { 256 } else { fitting };
-        Some(Self { key_len, value_len, groups })
+        Some(Self { key_len, value_len, groups, stride })
     }
 
     #[inline(always)]
@@ -37,24 +40,24 @@ impl FixedShape {
     }
 
     #[inline(always)]
-    const fn cell_offset(self, slot: usize) -> usize {
-        CONTROL_START + self.groups * CONTROL_LEN + slot * self.cell_len()
+    const fn cell_offset(self, at: SlotAt) -> usize {
+        GROUPS_START + at.group * self.stride + CONTROL_LEN + at.lane * self.cell_len()
     }
 
     #[inline(always)]
-    pub const fn key(self, slot: usize) -> Range<usize> {
-        let start = self.cell_offset(slot);
+    pub const fn key(self, at: SlotAt) -> Range<usize> {
+        let start = self.cell_offset(at);
         start..start + self.key_len
     }
 
     #[inline(always)]
-    pub const fn value(self, slot: usize) -> Range<usize> {
-        let start = self.cell_offset(slot) + self.key_len;
+    pub const fn value(self, at: SlotAt) -> Range<usize> {
+        let start = self.cell_offset(at) + self.key_len;
         start..start + self.value_len
     }
 
-    pub const fn cell(self, slot: usize) -> Range<usize> {
-        let start = self.cell_offset(slot);
+    pub const fn cell(self, at: SlotAt) -> Range<usize> {
+        let start = self.cell_offset(at);
         start..start + self.cell_len()
     }
 }
@@ -67,7 +70,7 @@ mod tests {
     fn the_last_cell_ends_inside_the_page() {
         for len in 1..=CELL_LEN_MAX {
             let shape = FixedShape::of(1, len - 1).unwrap();
-            assert!(shape.cell(shape.groups * LANES - 1).end <= PAGE_LEN);
+            assert!(shape.cell(SlotAt { group: shape.groups - 1, lane: LANES - 1 }).end <= PAGE_LEN);
             assert!(shape.groups >= 5);
         }
     }

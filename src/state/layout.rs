@@ -3,7 +3,7 @@
 //! Here: what differs between the layouts. Not here: what is the same, tags, bits and probing (`page`).
 
 use super::fixed_page::FixedShape;
-use super::page::{LANES, Page, PageBytes, SlotAt};
+use super::page::{Grid, LANES, Page, PageBytes, SlotAt};
 use super::page_hash::page_hash;
 use super::slotted_page::{self, CellHead};
 use std::ops::Range;
@@ -20,26 +20,26 @@ pub(super) enum Layout {
 impl Layout {
     /// The layout for keys and values of these lengths.
     pub const fn for_lens(key: Option<usize>, value: Option<usize>) -> Self {
-        if let (Some(key), Some(value)) = (key, value) {
-            if let Some(shape) = FixedShape::of(key, value) {
-                return Layout::Fixed(shape);
-            }
+        if let (Some(key), Some(value)) = (key, value)
+            && let Some(shape) = FixedShape::of(key, value)
+        {
+            return Layout::Fixed(shape);
         }
         Layout::Slotted
     }
 
-    /// Control groups per page.
+    /// How the groups of a page lie.
     #[inline(always)]
-    pub const fn groups(self) -> usize {
+    pub const fn grid(self) -> Grid {
         match self {
-            Layout::Fixed(shape) => shape.groups,
-            Layout::Slotted => slotted_page::GROUPS,
+            Layout::Fixed(shape) => Grid { groups: shape.groups, stride: shape.stride },
+            Layout::Slotted => slotted_page::GRID,
         }
     }
 
     /// Slots per page.
     pub const fn slots(self) -> usize {
-        self.groups() * LANES
+        self.grid().groups * LANES
     }
 
     /// Slots that may be in use before a page splits: at 15/16 a probe still ends within a group or two.
@@ -49,45 +49,45 @@ impl Layout {
 
     /// The key and its kind in a live slot.
     #[inline(always)]
-    pub fn key(self, bytes: &PageBytes, slot: usize) -> (u8, Range<usize>) {
+    pub fn key(self, bytes: &PageBytes, at: SlotAt) -> (u8, Range<usize>) {
         match self {
-            Layout::Fixed(shape) => (0, shape.key(slot)),
-            Layout::Slotted => (slotted_page::head(bytes, slot).kind, slotted_page::key(bytes, slot)),
+            Layout::Fixed(shape) => (0, shape.key(at)),
+            Layout::Slotted => (slotted_page::head(bytes, at).kind, slotted_page::key(bytes, at)),
         }
     }
 
     /// Whether the live slot holds this key.
     #[inline(always)]
-    pub fn is_key(self, bytes: &PageBytes, slot: usize, kind: u8, key: &[u8]) -> bool {
+    pub fn is_key(self, bytes: &PageBytes, at: SlotAt, kind: u8, key: &[u8]) -> bool {
         match self {
-            Layout::Fixed(shape) => &bytes[shape.key(slot)] == key,
+            Layout::Fixed(shape) => &bytes[shape.key(at)] == key,
             Layout::Slotted => {
-                let head = slotted_page::head(bytes, slot);
-                head.kind == kind && head.key_len == key.len() && &bytes[slotted_page::key(bytes, slot)] == key
+                let head = slotted_page::head(bytes, at);
+                head.kind == kind && head.key_len == key.len() && &bytes[slotted_page::key(bytes, at)] == key
             }
         }
     }
 
     /// The value of a live slot.
     #[inline(always)]
-    pub fn value(self, bytes: &PageBytes, slot: usize) -> Range<usize> {
+    pub fn value(self, bytes: &PageBytes, at: SlotAt) -> Range<usize> {
         match self {
-            Layout::Fixed(shape) => shape.value(slot),
-            Layout::Slotted => slotted_page::value(bytes, slot),
+            Layout::Fixed(shape) => shape.value(at),
+            Layout::Slotted => slotted_page::value(bytes, at),
         }
     }
 
     /// Everything of a live slot, as it goes into deltas and entry-wise images.
-    pub fn cell(self, bytes: &PageBytes, slot: usize) -> Range<usize> {
+    pub fn cell(self, bytes: &PageBytes, at: SlotAt) -> Range<usize> {
         match self {
-            Layout::Fixed(shape) => shape.cell(slot),
-            Layout::Slotted => slotted_page::cell(bytes, slot),
+            Layout::Fixed(shape) => shape.cell(at),
+            Layout::Slotted => slotted_page::cell(bytes, at),
         }
     }
 
     /// The hash of a live slot's key.
-    pub fn hash(self, bytes: &PageBytes, slot: usize) -> u64 {
-        let (kind, key) = self.key(bytes, slot);
+    pub fn hash(self, bytes: &PageBytes, at: SlotAt) -> u64 {
+        let (kind, key) = self.key(bytes, at);
         page_hash(kind, &bytes[key])
     }
 
@@ -121,11 +121,11 @@ impl Layout {
     /// Puts a whole cell into a slot that has none.
     pub fn put_cell(self, page: &mut Page, at: SlotAt, cell: &[u8]) {
         match self {
-            Layout::Fixed(shape) => page.bytes_mut()[shape.cell(at.slot())].copy_from_slice(cell),
+            Layout::Fixed(shape) => page.bytes_mut()[shape.cell(at)].copy_from_slice(cell),
             Layout::Slotted => {
                 let head = CellHead::read(cell);
                 slotted_page::allocate(page, at, head, &cell[4..4 + head.key_len]);
-                let value = slotted_page::value(page.bytes(), at.slot());
+                let value = slotted_page::value(page.bytes(), at);
                 page.bytes_mut()[value].copy_from_slice(&cell[4 + head.key_len..head.cell_len()]);
             }
         }
@@ -134,7 +134,7 @@ impl Layout {
     /// Takes the cell of a slot away.
     pub fn release(self, page: &mut Page, at: SlotAt) {
         match self {
-            Layout::Fixed(shape) => page.bytes_mut()[shape.cell(at.slot())].fill(0),
+            Layout::Fixed(shape) => page.bytes_mut()[shape.cell(at)].fill(0),
             Layout::Slotted => slotted_page::release(page, at),
         }
     }

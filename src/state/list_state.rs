@@ -19,7 +19,7 @@ pub struct ListState<K: ?Sized, V> {
     table: SharedTable,
     /// The composite key being built.
     scratch: Rc<RefCell<Vec<u8>>>,
-    of: PhantomData<(fn(&K), fn() -> V)>,
+    of: PhantomData<fn(&K) -> V>,
 }
 
 impl<K: ?Sized, V> Clone for ListState<K, V> {

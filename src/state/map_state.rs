@@ -20,7 +20,7 @@ pub struct MapState<K: ?Sized, MK: ?Sized, V> {
     table: SharedTable,
     /// The composite key being built.
     scratch: Rc<RefCell<Vec<u8>>>,
-    of: PhantomData<(fn(&K, &MK), fn() -> V)>,
+    of: PhantomData<fn(&K, &MK) -> V>,
 }
 
 impl<K: ?Sized, MK: ?Sized, V> Clone for MapState<K, MK, V> {

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! 0      header: 64 bytes, filled in only when the page leaves memory (`piece`)
-//! 64     control groups of 16 bytes: 12 tags, 16 bits of parity 0, 16 bits of parity 1
+//! 64     groups: a control of 16 bytes, then what 12 slots hold (`fixed_page`, `slotted_page`)
+//!        control: 12 tags, 16 bits of parity 0, 16 bits of parity 1
 //!        a tag per slot: 0 empty, 1 deleted, >= 2 live (from the key's hash)
 //!        a bit per slot and parity: the slot changed in the epoch of that parity (12 bits are used)
-//! ...    cells, one per slot (`fixed_page`, `slotted_page`)
 //! ```
-//! Tags and bits of a slot share a cache line, so marking a slot dirty touches nothing that finding it had not touched.
+//! Tags and bits of a slot share a cache line, so marking a slot dirty touches nothing that finding it had not touched. Controls lie among
+//! the cells because pages are aligned to 16 KiB: side by side at the start of each page they would all fall into the same few cache sets.
 //!
 //! Invariant: a live slot is reachable: no group between its home group and its own holds an empty slot.
 
@@ -15,11 +16,11 @@ use crate::memory::Block;
 
 /// The length of a page.
 pub(super) const PAGE_LEN: usize = 16 << 10;
-/// Where the control groups begin.
-pub(super) const CONTROL_START: usize = 64;
-/// The length of a control group.
+/// Where the groups begin.
+pub(super) const GROUPS_START: usize = 64;
+/// The length of a group's control.
 pub(super) const CONTROL_LEN: usize = 16;
-/// Slots per control group.
+/// Slots per group.
 pub(super) const LANES: usize = 12;
 /// The tag of a slot that never held a key since the page was laid out.
 pub(super) const EMPTY: u8 = 0;
@@ -70,6 +71,32 @@ pub(super) struct SlotAt {
     pub lane: usize,
 }
 
+/// How the groups of a page lie.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grid {
+    /// Groups per page.
+    pub groups: usize,
+    /// From one group to the next; in fixed pages a multiple of 16, so that no control lies in two cache lines.
+    pub stride: usize,
+}
+
+impl Grid {
+    #[inline(always)]
+    pub fn control_offset(self, group: usize) -> usize {
+        GROUPS_START + group * self.stride
+    }
+
+    #[inline(always)]
+    pub fn tag_offset(self, at: SlotAt) -> usize {
+        self.control_offset(at.group) + at.lane
+    }
+
+    #[inline(always)]
+    fn bits_offset(self, at: SlotAt) -> usize {
+        self.control_offset(at.group) + LANES
+    }
+}
+
 /// What probing found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Probe {
@@ -87,16 +114,6 @@ impl SlotAt {
 
     pub fn of(slot: usize) -> Self {
         Self { group: slot / LANES, lane: slot % LANES }
-    }
-
-    #[inline(always)]
-    pub fn tag_offset(self) -> usize {
-        CONTROL_START + self.group * CONTROL_LEN + self.lane
-    }
-
-    #[inline(always)]
-    fn bits_offset(self) -> usize {
-        CONTROL_START + self.group * CONTROL_LEN + LANES
     }
 }
 
@@ -132,14 +149,14 @@ impl Page {
 
     /// The bits of the slot's group: parity 0 in the low half, parity 1 in the high half.
     #[inline(always)]
-    pub fn bits(&self, at: SlotAt) -> u32 {
-        let offset = at.bits_offset();
+    pub fn bits(&self, grid: Grid, at: SlotAt) -> u32 {
+        let offset = grid.bits_offset(at);
         u32::from_le_bytes(self.bytes()[offset..offset + 4].try_into().expect("four bytes"))
     }
 
     #[inline(always)]
-    pub fn set_bits(&mut self, at: SlotAt, bits: u32) {
-        let offset = at.bits_offset();
+    pub fn set_bits(&mut self, grid: Grid, at: SlotAt, bits: u32) {
+        let offset = grid.bits_offset(at);
         self.bytes_mut()[offset..offset + 4].copy_from_slice(&bits.to_le_bytes());
     }
 
@@ -150,15 +167,15 @@ impl Page {
     }
 
     #[inline(always)]
-    pub fn set_tag(&mut self, at: SlotAt, tag: u8) {
-        self.bytes_mut()[at.tag_offset()] = tag;
+    pub fn set_tag(&mut self, grid: Grid, at: SlotAt, tag: u8) {
+        self.bytes_mut()[grid.tag_offset(at)] = tag;
     }
 
     /// The slots whose bit of `parity` is set, and clears it.
-    pub fn take_bits(&mut self, groups: usize, parity: usize, mut each: impl FnMut(SlotAt)) {
-        for group in 0..groups {
+    pub fn take_bits(&mut self, grid: Grid, parity: usize, mut each: impl FnMut(SlotAt)) {
+        for group in 0..grid.groups {
             let first = SlotAt { group, lane: 0 };
-            let bits = self.bits(first);
+            let bits = self.bits(grid, first);
             let mask = 0xffff << (16 * parity);
             if bits & mask == 0 {
                 continue;
@@ -168,7 +185,7 @@ impl Page {
                 each(SlotAt { group, lane: set.trailing_zeros() as usize });
                 set &= set - 1;
             }
-            self.set_bits(first, bits & !mask);
+            self.set_bits(grid, first, bits & !mask);
         }
     }
 }
@@ -176,7 +193,7 @@ impl Page {
 /// The tag of a live slot.
 #[inline(always)]
 pub(super) fn tag_of(hash: u64) -> u8 {
-    (2 + ((hash & 0xff) * 254 >> 8)) as u8
+    (2 + (((hash & 0xff) * 254) >> 8)) as u8
 }
 
 /// The group where probing begins.
@@ -195,29 +212,42 @@ fn zero_tags(word: u128) -> u128 {
 }
 
 #[inline(always)]
-pub(super) fn control(bytes: &PageBytes, group: usize) -> u128 {
-    let offset = CONTROL_START + group * CONTROL_LEN;
+fn control(bytes: &PageBytes, grid: Grid, group: usize) -> u128 {
+    let offset = grid.control_offset(group);
     u128::from_le_bytes(bytes[offset..offset + CONTROL_LEN].try_into().expect("sixteen bytes"))
 }
 
 /// Whether a group has an empty slot, so that no key lies behind it.
-pub(super) fn has_empty(bytes: &PageBytes, group: usize) -> bool {
-    zero_tags(control(bytes, group)) != 0
+pub(super) fn has_empty(bytes: &PageBytes, grid: Grid, group: usize) -> bool {
+    zero_tags(control(bytes, grid, group)) != 0
+}
+
+/// The control group where probing for a hash begins.
+#[inline(always)]
+pub(super) fn home_control(bytes: &PageBytes, grid: Grid, hash: u64) -> u128 {
+    control(bytes, grid, home_group(hash, grid.groups))
+}
+
+/// The first slot of the home group, read as `word`, that has the hash's tag: most likely the key's.
+#[inline(always)]
+pub(super) fn likely_slot(word: u128, grid: Grid, hash: u64) -> Option<SlotAt> {
+    let hits = zero_tags((word & (LOW * 0xff)) ^ (u128::from(tag_of(hash)) * LOW));
+    (hits != 0).then(|| SlotAt { group: home_group(hash, grid.groups), lane: hits.trailing_zeros() as usize / 8 })
 }
 
 /// Looks for a key; `is_key` compares the key of a slot.
 #[inline(always)]
-pub(super) fn probe(bytes: &PageBytes, groups: usize, hash: u64, is_key: impl Fn(usize) -> bool) -> Probe {
+pub(super) fn probe(bytes: &PageBytes, grid: Grid, hash: u64, is_key: impl Fn(SlotAt) -> bool) -> Probe {
     let pattern = u128::from(tag_of(hash)) * LOW;
-    let mut group = home_group(hash, groups);
+    let mut group = home_group(hash, grid.groups);
     let mut free = None;
-    for _ in 0..groups {
-        let word = control(bytes, group);
+    for _ in 0..grid.groups {
+        let word = control(bytes, grid, group);
         // A lane that only appears to match holds the tag with its lowest bit flipped, so it is live too and `is_key` decides.
         let mut hits = zero_tags((word & (LOW * 0xff)) ^ pattern);
         while hits != 0 {
             let at = SlotAt { group, lane: hits.trailing_zeros() as usize / 8 };
-            if is_key(at.slot()) {
+            if is_key(at) {
                 return Probe::Found(at);
             }
             hits &= hits - 1;
@@ -231,7 +261,7 @@ pub(super) fn probe(bytes: &PageBytes, groups: usize, hash: u64, is_key: impl Fn
         if zero_tags(word) != 0 {
             break;
         }
-        group = if group + 1 == groups { 0 } else { group + 1 };
+        group = if group + 1 == grid.groups { 0 } else { group + 1 };
     }
     Probe::Absent(free)
 }
@@ -249,7 +279,7 @@ mod tests {
     #[test]
     fn the_lowest_zero_tag_is_exact_whatever_the_bits_beside_the_tags() {
         for lane in 0..LANES {
-            let word = (LOW * 0xff & !(0xff << (8 * lane))) | 0xffff_ffff << 96;
+            let word = ((LOW * 0xff) & !(0xff << (8 * lane))) | (0xffff_ffff << 96);
             assert_eq!(zero_tags(word).trailing_zeros() as usize / 8, lane);
             assert_eq!(zero_tags(word).count_ones(), 1);
         }

@@ -54,7 +54,7 @@ mod tests {
     fn the_hash_is_frozen() {
         assert_eq!(page_hash(0, &1u64.to_le_bytes()), 2_960_391_055_079_295_783);
         assert_eq!(page_hash(1, b"a key of several words"), 10_239_701_142_622_198_900);
-        assert_eq!(name_hash(&["operator", "state"]), 0);
+        assert_eq!(name_hash(&["operator", "state"]), 7_712_356_479_361_659_020);
     }
 
     #[test]

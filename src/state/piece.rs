@@ -126,12 +126,13 @@ pub(super) fn put_image(out: &mut PieceBuffer, bytes: &PageBytes, layout: Layout
     } else {
         out.append(&bytes[..HEAD_LEN]);
         for slot in 0..layout.slots() {
-            match bytes[SlotAt::of(slot).tag_offset()] {
+            let at = SlotAt::of(slot);
+            match bytes[layout.grid().tag_offset(at)] {
                 EMPTY => {}
                 super::page::DELETED => out.append(&slot_word(slot, SlotState::Deleted).to_le_bytes()),
                 _ => {
                     out.append(&slot_word(slot, SlotState::Live).to_le_bytes());
-                    out.append(&bytes[layout.cell(bytes, slot)]);
+                    out.append(&bytes[layout.cell(bytes, at)]);
                 }
             }
         }

@@ -9,7 +9,7 @@
 use super::StateError;
 use super::directory::{Bucket, Directory};
 use super::layout::Layout;
-use super::page::{CONTROL_LEN, CONTROL_START, DELETED, EMPTY, LANES, PAGE_LEN, Page, Probe, SlotAt, probe, tag_of};
+use super::page::{DELETED, EMPTY, GROUPS_START, PAGE_LEN, Page, Probe, SlotAt, probe, tag_of};
 use super::piece::{self, KIND_DELTA, KIND_ENTRIES, KIND_PAGE, PieceHead, SlotState};
 use super::table::{Table, live_slots};
 use crate::checkpoint::{PageKey, PieceKind};
@@ -146,22 +146,21 @@ impl Table {
         if usize::from(page.used) > layout.used_max() {
             return Err("more slots are in use than a page allows");
         }
-        for slot in live_slots(bytes, layout) {
-            let at = SlotAt::of(slot);
-            let (kind, key) = layout.key(bytes, slot);
+        for at in live_slots(bytes, layout) {
+            let (kind, key) = layout.key(bytes, at);
             let key = &bytes[key];
-            let hash = layout.hash(bytes, slot);
-            if bytes[at.tag_offset()] != tag_of(hash) {
+            let hash = layout.hash(bytes, at);
+            if bytes[layout.grid().tag_offset(at)] != tag_of(hash) {
                 return Err("a slot's tag is not its key's");
             }
             if (hash ^ page.prefix) >> 1 >> (63 - u32::from(page.depth)) != 0 {
                 return Err("a key belongs to another page");
             }
-            let found = probe(bytes, layout.groups(), hash, |slot| layout.is_key(bytes, slot, kind, key));
+            let found = probe(bytes, layout.grid(), hash, |at| layout.is_key(bytes, at, kind, key));
             if found != Probe::Found(at) {
                 return Err("a key is out of reach or occurs twice");
             }
-            if !(self.identity.check)(kind, key, &bytes[layout.value(bytes, slot)]) {
+            if !(self.identity.check)(kind, key, &bytes[layout.value(bytes, at)]) {
                 return Err("an entry is none that this state writes");
             }
         }
@@ -173,12 +172,10 @@ fn fill_whole(page: &mut Page, bytes: &[u8], head: &PieceHead, layout: Layout) -
     if bytes.len() != PAGE_LEN {
         return Err("the image is not as long as a page");
     }
-    page.bytes_mut()[CONTROL_START..].copy_from_slice(&bytes[CONTROL_START..]);
-    for group in 0..layout.groups() {
-        let bits = CONTROL_START + group * CONTROL_LEN + LANES;
-        page.bytes_mut()[bits..bits + 4].fill(0);
-    }
-    let tags = (0..layout.slots()).map(|slot| page.bytes()[SlotAt::of(slot).tag_offset()]);
+    page.bytes_mut()[GROUPS_START..].copy_from_slice(&bytes[GROUPS_START..]);
+    let grid = layout.grid();
+    (0..grid.groups).for_each(|group| page.set_bits(grid, SlotAt { group, lane: 0 }, 0));
+    let tags = (0..layout.slots()).map(|slot| page.bytes()[grid.tag_offset(SlotAt::of(slot))]);
     let (mut live, mut used) = (0, 0);
     tags.for_each(|tag| {
         live += u16::from(tag > DELETED);
@@ -189,26 +186,26 @@ fn fill_whole(page: &mut Page, bytes: &[u8], head: &PieceHead, layout: Layout) -
 }
 
 fn clear_slot(page: &mut Page, layout: Layout, at: SlotAt) {
-    let tag = page.bytes()[at.tag_offset()];
+    let tag = page.bytes()[layout.grid().tag_offset(at)];
     page.used -= u16::from(tag != EMPTY);
     if tag > DELETED {
         layout.release(page, at);
         page.live -= 1;
     }
-    page.set_tag(at, EMPTY);
+    page.set_tag(layout.grid(), at, EMPTY);
 }
 
 /// Puts an entry into a slot that is empty.
 fn put_entry(page: &mut Page, layout: Layout, entry: &piece::Entry) -> Result<(), &'static str> {
     match entry.state {
         SlotState::Empty => return Ok(()),
-        SlotState::Deleted => page.set_tag(entry.at, DELETED),
+        SlotState::Deleted => page.set_tag(layout.grid(), entry.at, DELETED),
         SlotState::Live => {
             if !layout.fits(page, entry.cell.len()) {
                 return Err("the entries do not fit in a page");
             }
             layout.put_cell(page, entry.at, entry.cell);
-            page.set_tag(entry.at, tag_of(layout.cell_hash(entry.cell)));
+            page.set_tag(layout.grid(), entry.at, tag_of(layout.cell_hash(entry.cell)));
             page.live += 1;
         }
     }

@@ -57,9 +57,9 @@ impl Table {
             self.preserve(entry.page);
         } else {
             let bit = super::page::Page::bit(entry.at, sealed);
-            let bits = page.bits(entry.at);
+            let bits = page.bits(self.layout.grid(), entry.at);
             if bits & bit != 0 {
-                page.set_bits(entry.at, bits & !bit);
+                page.set_bits(self.layout.grid(), entry.at, bits & !bit);
                 self.stage_slots(entry.page, &[entry.at]);
             }
         }
@@ -68,10 +68,10 @@ impl Table {
     /// Stages all that the sealed epoch still needs of a page.
     pub(super) fn preserve(&mut self, index: usize) {
         let sealed = 1 - self.parity;
-        let groups = self.layout.groups();
+        let grid = self.layout.grid();
         let page = &mut self.pages[index];
         if page.flags[sealed] & IMAGE != 0 {
-            page.take_bits(groups, sealed, |_| {});
+            page.take_bits(grid, sealed, |_| {});
             piece::write_page_head(page, self.identity.id, self.layout);
             match self.stage.push_image(&self.arena, page.bytes()) {
                 Ok(image) => {
@@ -82,7 +82,7 @@ impl Table {
             }
         } else if page.flags[sealed] & LISTED != 0 {
             let mut slots = Vec::new();
-            page.take_bits(groups, sealed, |at| slots.push(at));
+            page.take_bits(grid, sealed, |at| slots.push(at));
             self.stage_slots(index, &slots);
         }
     }
@@ -118,21 +118,21 @@ impl Table {
         if self.sealed_left() == 0 {
             self.stage.clear();
         }
-        self.layout.groups() * super::page::CONTROL_LEN + out.len() - before
+        self.layout.grid().groups * super::page::CONTROL_LEN + out.len() - before
     }
 
     fn put_image(&mut self, index: usize, out: &mut PieceBuffer) {
         let page = &mut self.pages[index];
-        page.take_bits(self.layout.groups(), 1 - self.parity, |_| {});
+        page.take_bits(self.layout.grid(), 1 - self.parity, |_| {});
         piece::write_page_head(page, self.identity.id, self.layout);
         piece::put_image(out, page.bytes(), self.layout);
     }
 
     fn put_changes(&mut self, index: usize, out: &mut PieceBuffer) {
-        let groups = self.layout.groups();
+        let grid = self.layout.grid();
         let page = &mut self.pages[index];
         let mut slots = Vec::new();
-        page.take_bits(groups, 1 - self.parity, |at| slots.push((at.slot() as u16, NONE)));
+        page.take_bits(grid, 1 - self.parity, |at| slots.push((at.slot() as u16, NONE)));
         let page = &self.pages[index];
         let bytes = page.bytes();
         let cells_len: usize = slots.iter().map(|&(slot, _)| self.slot_len(bytes, slot)).sum();
@@ -170,10 +170,10 @@ impl Table {
     /// Records go on; a checkpoint that finds no memory must not fail the job.
     pub(super) fn abandon(&mut self) {
         let sealed = 1 - self.parity;
-        let groups = self.layout.groups();
+        let grid = self.layout.grid();
         for index in std::mem::take(&mut self.lists[sealed]) {
             let page = &mut self.pages[index as usize];
-            page.take_bits(groups, sealed, |_| {});
+            page.take_bits(grid, sealed, |_| {});
             page.flags[sealed] = 0;
             page.staged = NONE;
             page.staged_image = NONE;
@@ -195,9 +195,9 @@ impl Table {
 }
 
 fn slot_content(bytes: &super::page::PageBytes, layout: Layout, at: SlotAt) -> (SlotState, &[u8]) {
-    match bytes[at.tag_offset()] {
+    match bytes[layout.grid().tag_offset(at)] {
         EMPTY => (SlotState::Empty, &[]),
         DELETED => (SlotState::Deleted, &[]),
-        _ => (SlotState::Live, &bytes[layout.cell(bytes, at.slot())]),
+        _ => (SlotState::Live, &bytes[layout.cell(bytes, at)]),
     }
 }

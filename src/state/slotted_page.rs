@@ -1,25 +1,23 @@
 //! Cells of any length: a directory of offsets, and a heap that grows down from the end of the page.
 //!
 //! ```text
-//! 64      32 control groups
-//! 576     384 offsets, u16, of the slots' cells
+//! 64      32 groups: control, then 12 offsets, u16, of the slots' cells
 //! 1344    free
 //! heap_start .. 16384: cells {key length u12 | kind u4, value length u15 | chunked u1, key, value}
 //! ```
 //! Invariant: a slot keeps its number while its cell moves within the heap, so deltas may speak of slots.
 
-use super::page::{CONTROL_LEN, CONTROL_START, LANES, PAGE_LEN, Page, PageBytes, SlotAt};
+use super::page::{CONTROL_LEN, GROUPS_START, Grid, LANES, PAGE_LEN, Page, PageBytes, SlotAt};
 use std::ops::Range;
 
-/// Control groups per page.
-pub(super) const GROUPS: usize = 32;
+/// How the groups lie.
+pub(super) const GRID: Grid = Grid { groups: 32, stride: CONTROL_LEN + 2 * LANES };
 /// The longest key, composite keys and chunk numbers included.
 pub(super) const KEY_LEN_MAX: usize = 2048;
 /// The longest value in one cell; longer ones are cut into chunks (`entries`).
 pub(super) const VALUE_LEN_MAX: usize = 2048;
 
-const OFFSETS_START: usize = CONTROL_START + GROUPS * CONTROL_LEN;
-const HEAP_MIN: usize = OFFSETS_START + GROUPS * LANES * 2;
+const HEAP_MIN: usize = GROUPS_START + GRID.groups * GRID.stride;
 const CELL_HEAD_LEN: usize = 4;
 const CHUNKED: u16 = 1 << 15;
 
@@ -66,31 +64,36 @@ impl CellHead {
 }
 
 #[inline]
-fn cell_offset(bytes: &PageBytes, slot: usize) -> usize {
-    let at = OFFSETS_START + slot * 2;
+fn offset_at(at: SlotAt) -> usize {
+    GRID.control_offset(at.group) + CONTROL_LEN + at.lane * 2
+}
+
+#[inline]
+fn cell_offset(bytes: &PageBytes, at: SlotAt) -> usize {
+    let at = offset_at(at);
     usize::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]))
 }
 
 /// The head of a live slot's cell.
 #[inline]
-pub(super) fn head(bytes: &PageBytes, slot: usize) -> CellHead {
-    CellHead::read(&bytes[cell_offset(bytes, slot)..])
+pub(super) fn head(bytes: &PageBytes, at: SlotAt) -> CellHead {
+    CellHead::read(&bytes[cell_offset(bytes, at)..])
 }
 
-pub(super) fn key(bytes: &PageBytes, slot: usize) -> Range<usize> {
-    let start = cell_offset(bytes, slot) + CELL_HEAD_LEN;
-    start..start + head(bytes, slot).key_len
+pub(super) fn key(bytes: &PageBytes, at: SlotAt) -> Range<usize> {
+    let start = cell_offset(bytes, at) + CELL_HEAD_LEN;
+    start..start + head(bytes, at).key_len
 }
 
-pub(super) fn value(bytes: &PageBytes, slot: usize) -> Range<usize> {
-    let head = head(bytes, slot);
-    let start = cell_offset(bytes, slot) + CELL_HEAD_LEN + head.key_len;
+pub(super) fn value(bytes: &PageBytes, at: SlotAt) -> Range<usize> {
+    let head = head(bytes, at);
+    let start = cell_offset(bytes, at) + CELL_HEAD_LEN + head.key_len;
     start..start + head.value_len
 }
 
-pub(super) fn cell(bytes: &PageBytes, slot: usize) -> Range<usize> {
-    let start = cell_offset(bytes, slot);
-    start..start + head(bytes, slot).cell_len()
+pub(super) fn cell(bytes: &PageBytes, at: SlotAt) -> Range<usize> {
+    let start = cell_offset(bytes, at);
+    start..start + head(bytes, at).cell_len()
 }
 
 /// Whether a cell of `len` bytes fits, perhaps after compaction.
@@ -111,7 +114,7 @@ pub(super) fn allocate(page: &mut Page, at: SlotAt, head: CellHead, key: &[u8]) 
     page.heap_start -= len as u16;
     let start = page.heap_start;
     let bytes = page.bytes_mut();
-    set_offset(bytes, at.slot(), start);
+    set_offset(bytes, at, start);
     let cell = &mut bytes[usize::from(start)..][..len];
     head.write(cell);
     cell[CELL_HEAD_LEN..CELL_HEAD_LEN + key.len()].copy_from_slice(key);
@@ -119,26 +122,27 @@ pub(super) fn allocate(page: &mut Page, at: SlotAt, head: CellHead, key: &[u8]) 
 
 /// Takes the slot's cell away; the tag is the caller's to change.
 pub(super) fn release(page: &mut Page, at: SlotAt) {
-    let len = head(page.bytes(), at.slot()).cell_len();
+    let len = head(page.bytes(), at).cell_len();
     page.garbage += len as u16;
-    set_offset(page.bytes_mut(), at.slot(), 0);
+    set_offset(page.bytes_mut(), at, 0);
 }
 
-fn set_offset(bytes: &mut PageBytes, slot: usize, offset: u16) {
-    bytes[OFFSETS_START + slot * 2..][..2].copy_from_slice(&offset.to_le_bytes());
+fn set_offset(bytes: &mut PageBytes, at: SlotAt, offset: u16) {
+    bytes[offset_at(at)..][..2].copy_from_slice(&offset.to_le_bytes());
 }
 
 /// Moves all cells to the end of the page. A released slot has offset 0, so the offsets alone say what is in use.
 fn compact(page: &mut Page) {
-    let mut cells: Vec<(usize, usize)> =
-        (0..GROUPS * LANES).map(|slot| (cell_offset(page.bytes(), slot), slot)).filter(|cell| cell.0 != 0).collect();
-    cells.sort_unstable_by(|a, b| b.cmp(a));
+    let slots = (0..GRID.groups * LANES).map(SlotAt::of);
+    let mut cells: Vec<(usize, SlotAt)> =
+        slots.map(|at| (cell_offset(page.bytes(), at), at)).filter(|cell| cell.0 != 0).collect();
+    cells.sort_unstable_by_key(|cell| std::cmp::Reverse(cell.0));
     let mut end = PAGE_LEN;
-    for (start, slot) in cells {
+    for (start, at) in cells {
         let len = CellHead::read(&page.bytes()[start..]).cell_len();
         end -= len;
         page.bytes_mut().copy_within(start..start + len, end);
-        set_offset(page.bytes_mut(), slot, end as u16);
+        set_offset(page.bytes_mut(), at, end as u16);
     }
     page.heap_start = end as u16;
     page.garbage = 0;

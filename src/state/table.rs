@@ -7,7 +7,9 @@
 
 use super::directory::{Bucket, Directory};
 use super::layout::Layout;
-use super::page::{DELETED, EMPTY, IMAGE, LISTED, Page, PageBytes, Probe, SlotAt, has_empty, probe, tag_of};
+use super::page::{
+    DELETED, EMPTY, IMAGE, LISTED, Page, PageBytes, Probe, SlotAt, has_empty, home_control, likely_slot, probe, tag_of,
+};
 use super::slotted_page::{self, CellHead};
 use super::stage::StageLog;
 use super::{KeyGroup, KeyGroupRange, StateError};
@@ -98,22 +100,47 @@ impl Table {
     #[inline(always)]
     fn probe_page(&self, layout: Layout, page: usize, address: Address) -> Probe {
         let bytes = self.pages[page].bytes();
-        probe(bytes, layout.groups(), address.hash, |slot| layout.is_key(bytes, slot, address.kind, address.key))
+        probe(bytes, layout.grid(), address.hash, |at| layout.is_key(bytes, at, address.kind, address.key))
+    }
+
+    /// The page and the control group where an entry would be.
+    #[inline(always)]
+    pub fn control_of(&self, layout: Layout, address: Address) -> (usize, u128) {
+        let page = self.page_of(address.group, address.hash);
+        page.map_or((0, 0), |page| (page, home_control(self.pages[page].bytes(), layout.grid(), address.hash)))
+    }
+
+    /// The entry that `control_of` leads to, if its key is there now.
+    #[inline(always)]
+    pub fn likely_entry(&self, layout: Layout, address: Address, (page, word): (usize, u128)) -> Option<EntryAt> {
+        let at = likely_slot(word, layout.grid(), address.hash)?;
+        let bytes = self.pages[page].bytes();
+        // The value's end may lie in another cache line than the key: its miss shall overlap too, so the read must not be optimised away.
+        std::hint::black_box(bytes[layout.value(bytes, at).end - 1]);
+        layout.is_key(bytes, at, address.kind, address.key).then_some(EntryAt { page, at })
+    }
+
+    /// Whether this is still the address's entry: a key occurs once in a table, so a live slot that holds it is the one.
+    #[inline(always)]
+    pub fn is_entry(&self, layout: Layout, entry: EntryAt, address: Address) -> bool {
+        let bytes = self.pages[entry.page].bytes();
+        bytes[layout.grid().tag_offset(entry.at)] == tag_of(address.hash)
+            && layout.is_key(bytes, entry.at, address.kind, address.key)
     }
 
     /// The value of an entry.
     #[inline(always)]
     pub fn value(&self, layout: Layout, entry: EntryAt) -> &[u8] {
         let bytes = self.pages[entry.page].bytes();
-        &bytes[layout.value(bytes, entry.at.slot())]
+        &bytes[layout.value(bytes, entry.at)]
     }
 
     /// The value of a fixed entry, to be overwritten.
     #[inline(always)]
     pub fn value_mut(&mut self, layout: Layout, entry: EntryAt) -> &mut [u8] {
-        self.touch(entry);
+        self.touch(layout, entry);
         let bytes = self.pages[entry.page].bytes_mut();
-        let range = layout.value(bytes, entry.at.slot());
+        let range = layout.value(bytes, entry.at);
         &mut bytes[range]
     }
 
@@ -132,18 +159,18 @@ impl Table {
             };
             match self.probe_page(layout, page, address) {
                 Probe::Found(at) if self.fits_instead(page, at, head) => {
-                    self.touch(EntryAt { page, at });
+                    self.touch(layout, EntryAt { page, at });
                     if layout == Layout::Slotted {
                         slotted_page::release(&mut self.pages[page], at);
                     }
                     break (page, at);
                 }
                 Probe::Absent(Some(at)) if self.fits_in(page, at, head) => {
-                    self.touch(EntryAt { page, at });
+                    self.touch(layout, EntryAt { page, at });
                     let page_ref = &mut self.pages[page];
                     page_ref.live += 1;
-                    page_ref.used += u16::from(page_ref.bytes()[at.tag_offset()] == EMPTY);
-                    page_ref.set_tag(at, tag_of(address.hash));
+                    page_ref.used += u16::from(page_ref.bytes()[layout.grid().tag_offset(at)] == EMPTY);
+                    page_ref.set_tag(layout.grid(), at, tag_of(address.hash));
                     break (page, at);
                 }
                 _ => self.make_room(page, head)?,
@@ -151,34 +178,34 @@ impl Table {
         };
         let page = &mut self.pages[page];
         match layout {
-            Layout::Fixed(shape) => page.bytes_mut()[shape.key(at.slot())].copy_from_slice(address.key),
+            Layout::Fixed(shape) => page.bytes_mut()[shape.key(at)].copy_from_slice(address.key),
             Layout::Slotted => slotted_page::allocate(page, at, head, address.key),
         }
-        let range = layout.value(page.bytes(), at.slot());
+        let range = layout.value(page.bytes(), at);
         Ok(&mut page.bytes_mut()[range])
     }
 
     /// Whether the entry of a slot may become one with this head.
     fn fits_instead(&self, page: usize, at: SlotAt, head: CellHead) -> bool {
         let page = &self.pages[page];
-        let now = self.layout.cell(page.bytes(), at.slot()).len();
+        let now = self.layout.cell(page.bytes(), at).len();
         head.cell_len() <= now || self.layout.fits(page, head.cell_len() - now)
     }
 
     fn fits_in(&self, page: usize, at: SlotAt, head: CellHead) -> bool {
         let page = &self.pages[page];
-        let reuses = page.bytes()[at.tag_offset()] == DELETED;
+        let reuses = page.bytes()[self.layout.grid().tag_offset(at)] == DELETED;
         (reuses || usize::from(page.used) < self.layout.used_max()) && self.layout.fits(page, head.cell_len())
     }
 
     /// Removes an entry. Never fails: it needs no memory that could be refused.
     pub fn remove(&mut self, entry: EntryAt) {
-        self.touch(entry);
+        self.touch(self.layout, entry);
         let page = &mut self.pages[entry.page];
         self.layout.release(page, entry.at);
         // Nobody probes past a group with an empty slot, so the slot may become empty too.
-        let tag = if has_empty(page.bytes(), entry.at.group) { EMPTY } else { DELETED };
-        page.set_tag(entry.at, tag);
+        let tag = if has_empty(page.bytes(), self.layout.grid(), entry.at.group) { EMPTY } else { DELETED };
+        page.set_tag(self.layout.grid(), entry.at, tag);
         page.live -= 1;
         page.used -= u16::from(tag == EMPTY);
     }
@@ -186,25 +213,25 @@ impl Table {
     /// Calls `each` for every entry: key group, kind, key, value; in no particular order.
     pub fn for_each(&self, mut each: impl FnMut(KeyGroup, u8, &[u8], &[u8])) {
         for page in &self.pages {
-            for slot in live_slots(page.bytes(), self.layout) {
+            for at in live_slots(page.bytes(), self.layout) {
                 let bytes = page.bytes();
-                let (kind, key) = self.layout.key(bytes, slot);
-                each(KeyGroup(page.group), kind, &bytes[key], &bytes[self.layout.value(bytes, slot)]);
+                let (kind, key) = self.layout.key(bytes, at);
+                each(KeyGroup(page.group), kind, &bytes[key], &bytes[self.layout.value(bytes, at)]);
             }
         }
     }
 
     /// Marks a slot as changed in this epoch, after the sealed epoch got what it still needs of it.
     #[inline(always)]
-    pub fn touch(&mut self, entry: EntryAt) {
-        let parity = self.parity & 1;
+    pub fn touch(&mut self, layout: Layout, entry: EntryAt) {
+        let (parity, grid) = (self.parity & 1, layout.grid());
         let page = &self.pages[entry.page];
-        let sealed = page.bits(entry.at) & Page::bit(entry.at, 1 - parity) != 0;
+        let sealed = page.bits(grid, entry.at) & Page::bit(entry.at, 1 - parity) != 0;
         if sealed || page.flags[parity] & LISTED == 0 || page.flags[1 - parity] & IMAGE != 0 {
             self.touch_first(entry);
         }
         let page = &mut self.pages[entry.page];
-        page.set_bits(entry.at, page.bits(entry.at) | Page::bit(entry.at, parity));
+        page.set_bits(grid, entry.at, page.bits(grid, entry.at) | Page::bit(entry.at, parity));
     }
 
     fn start_group(&mut self, group: KeyGroup) -> Result<usize, StateError> {
@@ -237,8 +264,8 @@ impl Table {
         self.preserve(index);
         let old = &self.pages[index];
         let mut page = Page::empty(block, old.group, old.number, old.prefix, old.depth);
-        for slot in live_slots(old.bytes(), self.layout) {
-            put_anew(&mut page, self.layout, old.bytes(), slot);
+        for at in live_slots(old.bytes(), self.layout) {
+            put_anew(&mut page, self.layout, old.bytes(), at);
         }
         self.replace(index, page);
         Ok(())
@@ -263,9 +290,9 @@ impl Table {
         let bit = 1 << (64 - u32::from(depth));
         let mut low = Page::empty(low_block, group, old.number, old.prefix, depth);
         let mut high = Page::empty(high_block, group, page_count as u32, old.prefix | bit, depth);
-        for slot in live_slots(old.bytes(), self.layout) {
-            let half = if self.layout.hash(old.bytes(), slot) & bit == 0 { &mut low } else { &mut high };
-            put_anew(half, self.layout, old.bytes(), slot);
+        for at in live_slots(old.bytes(), self.layout) {
+            let half = if self.layout.hash(old.bytes(), at) & bit == 0 { &mut low } else { &mut high };
+            put_anew(half, self.layout, old.bytes(), at);
         }
         self.replace(index, low);
         let high_index = self.pages.len();
@@ -318,19 +345,19 @@ impl Table {
 }
 
 /// The live slots of a page.
-pub(super) fn live_slots(bytes: &PageBytes, layout: Layout) -> impl Iterator<Item = usize> + '_ {
-    (0..layout.slots()).filter(|&slot| bytes[SlotAt::of(slot).tag_offset()] > DELETED)
+pub(super) fn live_slots(bytes: &PageBytes, layout: Layout) -> impl Iterator<Item = SlotAt> + '_ {
+    (0..layout.slots()).map(SlotAt::of).filter(move |&at| bytes[layout.grid().tag_offset(at)] > DELETED)
 }
 
 /// Copies an entry into a page that has room for it and does not hold its key.
-fn put_anew(page: &mut Page, layout: Layout, from: &PageBytes, slot: usize) {
+fn put_anew(page: &mut Page, layout: Layout, from: &PageBytes, slot: SlotAt) {
     let hash = layout.hash(from, slot);
-    let Probe::Absent(Some(at)) = probe(page.bytes(), layout.groups(), hash, |_| false) else {
+    let Probe::Absent(Some(at)) = probe(page.bytes(), layout.grid(), hash, |_| false) else {
         unreachable!("a page laid out anew has room for the entries of the old one")
     };
     let cell: Range<usize> = layout.cell(from, slot);
     layout.put_cell(page, at, &from[cell]);
-    page.set_tag(at, tag_of(hash));
+    page.set_tag(layout.grid(), at, tag_of(hash));
     page.live += 1;
     page.used += 1;
 }

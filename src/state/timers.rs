@@ -37,10 +37,7 @@ pub struct DueTimer {
 impl StateBackend {
     /// Registers the timers of an operator.
     pub fn timers<K: Key + ?Sized>(&mut self, operator: &str, name: &str) -> Result<Timers<K>, StateError> {
-        let key_len = match K::FIXED_LEN {
-            Some(len) => Some(len + TIME_LEN),
-            None => None,
-        };
+        let key_len = K::FIXED_LEN.map(|len| len + TIME_LEN);
         let table = self.register(
             operator,
             name,

@@ -12,7 +12,7 @@ use std::marker::PhantomData;
 /// One value per key; cheap to clone, all clones are the same state.
 pub struct ValueState<K: ?Sized, V> {
     table: SharedTable,
-    of: PhantomData<(fn(&K), fn() -> V)>,
+    of: PhantomData<fn(&K) -> V>,
 }
 
 impl<K: ?Sized, V> Clone for ValueState<K, V> {
@@ -91,6 +91,30 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
         update(&mut self.table.borrow_mut(), key, change)
     }
 
+    /// Updates many keys, one after the other in their order; `change` gets the index of each among `keys`. With fixed lengths the
+    /// cache misses of sixteen keys overlap. After an error the keys before the refused one are updated, those behind it are not.
+    #[inline]
+    pub fn update_batch<'a>(
+        &self,
+        keys: impl IntoIterator<Item = Hashed<'a, K>>,
+        mut change: impl FnMut(usize, Option<V>) -> Option<V>,
+    ) -> Result<(), StateError> {
+        let mut table = self.table.borrow_mut();
+        let mut keys = keys.into_iter();
+        let mut first = 0;
+        while let Some(key) = keys.next() {
+            let mut group = [key; LOOK_AHEAD];
+            let mut len = 1;
+            for (slot, key) in group[1..].iter_mut().zip(&mut keys) {
+                *slot = key;
+                len += 1;
+            }
+            update_group(&mut table, &group[..len], |index, old| change(first + index, old))?;
+            first += len;
+        }
+        Ok(())
+    }
+
     /// Calls `each` with every value and its key's bytes, in no particular order.
     pub fn for_each(&self, mut each: impl FnMut(&[u8], V)) {
         let table = self.table.borrow();
@@ -102,6 +126,40 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
             }
         });
     }
+}
+
+/// How many keys of a batch are looked up together.
+const LOOK_AHEAD: usize = 16;
+
+/// Three passes over a few keys: read their control groups, read their likely cells, update. The reads of a pass do not depend on each
+/// other, so their cache misses overlap; the last pass finds everything in cache and checks what the others guessed.
+#[inline(always)]
+fn update_group<K: Key + ?Sized, V: StateValue>(
+    table: &mut Table,
+    keys: &[Hashed<K>],
+    mut change: impl FnMut(usize, Option<V>) -> Option<V>,
+) -> Result<(), StateError> {
+    let layout @ Layout::Fixed(_) = (const { ValueState::<K, V>::LAYOUT }) else {
+        return keys.iter().enumerate().try_for_each(|(index, key)| update(table, key, |old| change(index, old)));
+    };
+    let mut controls = [(0, 0); LOOK_AHEAD];
+    for (key, control) in keys.iter().zip(&mut controls) {
+        *control = table.control_of(layout, ValueState::<K, V>::address(key));
+    }
+    let mut likely = [None; LOOK_AHEAD];
+    for ((key, control), likely) in keys.iter().zip(controls).zip(&mut likely) {
+        *likely = table.likely_entry(layout, ValueState::<K, V>::address(key), control);
+    }
+    for (index, (key, likely)) in keys.iter().zip(likely).enumerate() {
+        match likely.filter(|&entry| table.is_entry(layout, entry, ValueState::<K, V>::address(key))) {
+            Some(entry) => match change(index, V::load(table.value(layout, entry))) {
+                Some(new) => new.store(table.value_mut(layout, entry)),
+                None => table.remove(entry),
+            },
+            None => update(table, key, |old| change(index, old))?,
+        }
+    }
+    Ok(())
 }
 
 #[inline(always)]
