@@ -9,6 +9,9 @@ use super::reader::{ReadContext, ReadStatus, SourceError, SplitReader};
 use crate::io::Io as _;
 use crate::memory::{Arena, ArenaOptions, MemoryBudget};
 
+/// Records with the times they were meant for, and what the read left behind.
+pub type Emitted<T> = (Vec<(T, u64)>, ReadStatus);
+
 /// Everything a reader may use.
 pub struct Rig {
     pub io: MemDisk,
@@ -45,7 +48,7 @@ impl Rig {
         &mut self,
         reader: &mut S,
         records_max: usize,
-    ) -> Result<(Vec<(S::Record, u64)>, ReadStatus), SourceError>
+    ) -> Result<Emitted<S::Record>, SourceError>
     where
         S::Record: Clone,
     {
