@@ -1,9 +1,6 @@
 //! What the tests of sources need: a disk in memory, an arena, and a context made of them.
 
-#[path = "../../tests/support/mem_disk.rs"]
-mod mem_disk;
-
-pub use mem_disk::MemDisk;
+pub use super::test_disk::MemDisk;
 
 use super::reader::{ReadContext, ReadStatus, SourceError, SplitReader};
 use crate::io::Io as _;

@@ -2,7 +2,7 @@
 //!
 //! Operations take effect when submitted and complete with the next `drive`, so that callers see "not yet" once for each.
 
-use millstream::io::{FileId, Io, IoError, IoOp, IoOutput, IoToken, OpenMode};
+use crate::io::{FileId, Io, IoError, IoOp, IoOutput, IoToken, OpenMode};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::ErrorKind;
@@ -47,7 +47,6 @@ impl Clone for MemDisk {
     }
 }
 
-#[allow(dead_code, reason = "every test binary uses another part of this")]
 impl MemDisk {
     /// An empty disk.
     pub fn new() -> Self {
