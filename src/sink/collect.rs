@@ -7,7 +7,6 @@
 use super::writer::{Sink, SinkContext, SinkError, SinkWriter};
 use crate::checkpoint::CheckpointId;
 use crate::record::Stamp;
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// How many records a subtask keeps to itself before it takes the lock of the list.
@@ -22,8 +21,14 @@ pub struct Collect<T, C = fn(&T) -> T> {
 
 struct List<T> {
     visible: Vec<T>,
-    /// By checkpoint and subtask, not yet committed.
-    prepared: BTreeMap<(CheckpointId, u32), Vec<T>>,
+    /// Not yet committed, in the order of the barriers.
+    prepared: Vec<Prepared<T>>,
+}
+
+struct Prepared<T> {
+    checkpoint: CheckpointId,
+    subtask: u32,
+    records: Vec<T>,
 }
 
 impl<T: Clone + Send + 'static> Collect<T> {
@@ -81,7 +86,7 @@ impl<T, C: Clone> Clone for Collect<T, C> {
 
 impl<T> Default for List<T> {
     fn default() -> Self {
-        Self { visible: Vec::new(), prepared: BTreeMap::new() }
+        Self { visible: Vec::new(), prepared: Vec::new() }
     }
 }
 
@@ -112,7 +117,7 @@ impl<T, C> CollectWriter<T, C> {
     /// Without a checkpoint to go back to, nothing prepared by an earlier run may become visible.
     fn start(&mut self) {
         if !std::mem::replace(&mut self.is_started, true) {
-            lock(&self.to.list).prepared.retain(|(_, subtask), _| subtask % self.parallelism != self.subtask);
+            lock(&self.to.list).prepared.retain(|one| one.subtask % self.parallelism != self.subtask);
         }
     }
 
@@ -145,15 +150,16 @@ impl<V: 'static, T: Send + 'static, C: Fn(&V) -> T + Clone + Send + Sync + 'stat
         self.start();
         self.share();
         if !self.current.is_empty() {
-            lock(&self.to.list).prepared.insert((id, self.subtask), std::mem::take(&mut self.current));
+            let records = std::mem::take(&mut self.current);
+            lock(&self.to.list).prepared.push(Prepared { checkpoint: id, subtask: self.subtask, records });
         }
         Ok(id.0.to_le_bytes().to_vec())
     }
 
     fn commit(&mut self, _: &mut SinkContext<'_>, id: CheckpointId) -> Result<(), SinkError> {
         let mut list = lock(&self.to.list);
-        let mine = list.prepared.extract_if(.., |&(of, subtask), _| of <= id && subtask == self.subtask);
-        let mut records: Vec<T> = mine.flat_map(|(_, records)| records).collect();
+        let mine = list.prepared.extract_if(.., |one| one.checkpoint <= id && one.subtask == self.subtask);
+        let mut records: Vec<T> = mine.flat_map(|one| one.records).collect();
         list.visible.append(&mut records);
         Ok(())
     }
@@ -170,9 +176,9 @@ impl<V: 'static, T: Send + 'static, C: Fn(&V) -> T + Clone + Send + Sync + 'stat
         self.is_started = true;
         let mut list = lock(&self.to.list);
         let parallelism = self.parallelism;
-        let mine = list.prepared.extract_if(.., |&(_, subtask), _| subtask % parallelism == self.subtask);
-        let promised = mine.filter(|((of, _), _)| *of <= id);
-        let mut records: Vec<T> = promised.flat_map(|(_, records)| records).collect();
+        let mine = list.prepared.extract_if(.., |one| one.subtask % parallelism == self.subtask);
+        let promised = mine.filter(|one| one.checkpoint <= id);
+        let mut records: Vec<T> = promised.flat_map(|one| one.records).collect();
         list.visible.append(&mut records);
         Ok(())
     }

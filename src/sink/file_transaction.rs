@@ -157,9 +157,8 @@ impl FileTransaction {
     /// Lets `poll` make visible what was prepared up to checkpoint `id`.
     pub fn commit(&mut self, id: CheckpointId) -> Result<(), SinkError> {
         self.check()?;
-        while let Some(part) = self.prepared.pop_front_if(|part| part.checkpoint <= id) {
-            self.publishing.push_back(part);
-        }
+        let count = self.prepared.iter().take_while(|part| part.checkpoint <= id).count();
+        self.publishing.extend(self.prepared.drain(..count));
         Ok(())
     }
 

@@ -1,9 +1,6 @@
 //! What the tests of sinks need: a disk in memory, an arena, and a context made of them.
 
-#[path = "../../tests/support/mem_disk.rs"]
-mod mem_disk;
-
-pub use mem_disk::MemDisk;
+pub use crate::source::test_disk::MemDisk;
 
 use super::writer::SinkContext;
 use crate::memory::{Arena, ArenaOptions, MemoryBudget};

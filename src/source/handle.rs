@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// How often a blocked push tries again before it yields, and how often it yields before it sleeps.
+/// How often a blocked push tries again at once, and then how often it yields before it sleeps.
 const SPINS_MAX: u32 = 64;
 const YIELDS_MAX: u32 = 128;
 /// How long a blocked push sleeps between tries: a full queue takes longer than this to drain.
@@ -117,10 +117,12 @@ impl<T> PushHandle<T> {
                 done => return done,
             }
             tries += 1;
-            match tries {
-                ..=SPINS_MAX => std::hint::spin_loop(),
-                ..=YIELDS_MAX => std::thread::yield_now(),
-                _ => std::thread::park_timeout(NAP),
+            if tries <= SPINS_MAX {
+                std::hint::spin_loop();
+            } else if tries <= SPINS_MAX + YIELDS_MAX {
+                std::thread::yield_now();
+            } else {
+                std::thread::park_timeout(NAP);
             }
         }
     }

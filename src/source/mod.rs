@@ -27,6 +27,8 @@ mod reading;
 mod side_file;
 mod tcp_lines;
 #[cfg(test)]
+pub(crate) mod test_disk;
+#[cfg(test)]
 mod test_support;
 mod timestamp;
 

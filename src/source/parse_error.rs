@@ -20,6 +20,7 @@ impl ParseError {
 }
 
 /// A piece of input as it may stand in a message: lossily decoded, quoted, cut after 40 characters.
+#[cfg(feature = "formats")]
 pub(super) fn shown(text: &[u8]) -> String {
     let decoded = String::from_utf8_lossy(text);
     match decoded.char_indices().nth(40) {

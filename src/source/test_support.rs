@@ -1,13 +1,13 @@
 //! What the tests of sources need: a disk in memory, an arena, and a context made of them.
 
-#[path = "../../tests/support/mem_disk.rs"]
-mod mem_disk;
-
-pub use mem_disk::MemDisk;
+pub use super::test_disk::MemDisk;
 
 use super::reader::{ReadContext, ReadStatus, SourceError, SplitReader};
 use crate::io::Io as _;
 use crate::memory::{Arena, ArenaOptions, MemoryBudget};
+
+/// Records with the times they were meant for, and what the read left behind.
+pub type Emitted<T> = (Vec<(T, u64)>, ReadStatus);
 
 /// Everything a reader may use.
 pub struct Rig {
@@ -45,7 +45,7 @@ impl Rig {
         &mut self,
         reader: &mut S,
         records_max: usize,
-    ) -> Result<(Vec<(S::Record, u64)>, ReadStatus), SourceError>
+    ) -> Result<Emitted<S::Record>, SourceError>
     where
         S::Record: Clone,
     {

@@ -1,8 +1,9 @@
 //! A disk in memory for tests: knows which bytes and names are durable, can lose the rest, and can fail.
 //!
-//! Operations take effect when submitted and complete with the next `drive`, so that callers see "not yet" once for each.
+//! Operations take effect when submitted and complete with the next `drive`, so that callers see "not yet" once for each. What a
+//! sync makes durable is durable only then, too.
 
-use millstream::io::{FileId, Io, IoError, IoOp, IoOutput, IoToken, OpenMode};
+use crate::io::{FileId, Io, IoError, IoOp, IoOutput, IoToken, OpenMode};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::ErrorKind;
@@ -15,7 +16,14 @@ pub struct MemDisk {
     disk: Rc<RefCell<Disk>>,
     open: HashMap<FileId, Opened>,
     completions: BTreeMap<IoToken, (bool, Result<IoOutput, IoError>)>,
+    syncs: Vec<Sync>,
     next: u64,
+}
+
+/// What becomes durable with the next `drive`.
+enum Sync {
+    Data { inode: usize, data: Vec<u8> },
+    Names { directory: PathBuf, names: Vec<(PathBuf, usize)> },
 }
 
 #[derive(Clone)]
@@ -43,15 +51,14 @@ struct Inode {
 
 impl Clone for MemDisk {
     fn clone(&self) -> Self {
-        Self { disk: self.disk.clone(), open: HashMap::new(), completions: BTreeMap::new(), next: 0 }
+        Self { disk: self.disk.clone(), open: HashMap::new(), completions: BTreeMap::new(), syncs: Vec::new(), next: 0 }
     }
 }
 
-#[allow(dead_code, reason = "every test binary uses another part of this")]
 impl MemDisk {
     /// An empty disk.
     pub fn new() -> Self {
-        Self { disk: Rc::default(), open: HashMap::new(), completions: BTreeMap::new(), next: 0 }
+        Self { disk: Rc::default(), open: HashMap::new(), completions: BTreeMap::new(), syncs: Vec::new(), next: 0 }
     }
 
     /// Puts a durable file there.
@@ -187,7 +194,7 @@ impl MemDisk {
             }
             IoOp::SyncData { file } => {
                 let inode = inode_of(&self.open, &file)?;
-                disk.inodes[inode].durable = disk.inodes[inode].data.clone();
+                self.syncs.push(Sync::Data { inode, data: disk.inodes[inode].data.clone() });
                 Ok(IoOutput::Done)
             }
             IoOp::FileLen { file } => {
@@ -199,11 +206,9 @@ impl MemDisk {
                 Ok(IoOutput::Done)
             }
             IoOp::SyncDir { .. } => {
-                let inside = |name: &Path| name.parent() == Some(&path);
-                let live: Vec<_> =
-                    disk.names.iter().filter(|(name, _)| inside(name)).map(|(n, &i)| (n.clone(), i)).collect();
-                disk.durable_names.retain(|name, _| !inside(name));
-                disk.durable_names.extend(live);
+                let inside = disk.names.iter().filter(|(name, _)| name.parent() == Some(&path));
+                let names = inside.map(|(name, &inode)| (name.clone(), inode)).collect();
+                self.syncs.push(Sync::Names { directory: path, names });
                 Ok(IoOutput::Done)
             }
             IoOp::Rename { to, .. } => {
@@ -279,6 +284,16 @@ impl Io for MemDisk {
     }
 
     fn drive(&mut self) {
+        let mut disk = self.disk.borrow_mut();
+        for sync in self.syncs.drain(..) {
+            match sync {
+                Sync::Data { inode, data } => disk.inodes[inode].durable = data,
+                Sync::Names { directory, names } => {
+                    disk.durable_names.retain(|name, _| name.parent() != Some(&directory));
+                    disk.durable_names.extend(names);
+                }
+            }
+        }
         for (ready, _) in self.completions.values_mut() {
             *ready = true;
         }
