@@ -57,7 +57,7 @@ fn copy(from: &Path, to: &Path, last: Option<&Checkpoint>) -> Option<Checkpoint>
     while records < 1000 && status != ReadStatus::Ended {
         let mut batch = Vec::new();
         let mut cx = ReadContext { now_ns: 0, wall_ms: 0, io: &mut io, arena: &arena, dropped: &mut |_| () };
-        status = reader.read(&mut cx, 100, |reading, _| batch.push(reading.clone())).unwrap();
+        status = reader.read(&mut cx, 100, |_, reading, _| batch.push(reading.clone())).unwrap();
         records += batch.len();
         let mut sink = SinkContext { now_ns: 0, io: &mut io, arena: &arena };
         let stamp = Stamp { at: EventTimeMs(0), clock: EventTimeMs::MIN, split: 0, origin_ns: 0 };

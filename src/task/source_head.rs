@@ -8,6 +8,7 @@ use crate::memory::Arena;
 use crate::metrics::{LossReason, OperatorCounters};
 use crate::operator::{ChainContext, Flow, Restored, Signal, SnapshotBuilder, Stage};
 use crate::record::Stamp;
+use crate::slot::Doorbell;
 use crate::source::{ReadContext, ReadStatus, Source, SplitReader};
 use crate::stream::Timestamps;
 use crate::time::{ClockChange, EventTimeMs, SplitClockState, SplitClocks, StreamStatus, Watermark, Watermarks};
@@ -32,6 +33,7 @@ pub struct SourceHead<S: Source, F, N> {
     idle_checked_ns: u64,
     ended: bool,
     arena: Arena,
+    doorbell: Arc<Doorbell>,
     counters: Arc<OperatorCounters>,
     next: N,
 }
@@ -91,6 +93,7 @@ where
             idle_checked_ns: 0,
             ended: false,
             arena: cx.arena.clone(),
+            doorbell: cx.doorbell.clone(),
             counters: cx.metrics.counters(&operator),
             operator,
             next,
@@ -99,11 +102,14 @@ where
 
     /// Reads one split once, passing its records down the chain.
     fn read_split(&mut self, index: usize, cx: &mut ChainContext<'_>) -> ReadStatus {
-        let Self { operator, source, at, clocks, splits, arena, counters, next, .. } = self;
+        let Self { operator, source, at, clocks, splits, arena, doorbell, counters, next, .. } = self;
         let split = &mut splits[index];
         if let SplitState::Unopened(position) = &split.state {
             match source.open(&split.name, position.as_deref()) {
-                Ok(reader) => split.state = SplitState::Open(reader),
+                Ok(mut reader) => {
+                    reader.set_doorbell(doorbell);
+                    split.state = SplitState::Open(reader);
+                }
                 Err(error) => {
                     cx.fail(operator, error);
                     return ReadStatus::Pending;

@@ -287,6 +287,11 @@ impl SlotTask for Task {
             None => progress,
             Some(failure) => {
                 self.phase = Phase::Ended;
+                // What is held outside the process goes back; that this may fail too changes nothing.
+                let mut ignored = None;
+                let (now_ns, wall_ms) = (step.now_ns, step.wall_ms);
+                let mut cx = ChainContext { now_ns, wall_ms, io: step.io, failure: &mut ignored };
+                self.input.signal_all(&mut cx, Signal::Close);
                 self.reports.send(TaskReport::Failed(self.of, failure));
                 Progress::Done
             }
