@@ -135,6 +135,10 @@ impl Control {
     /// One round over all queues and machines; `false` once told to shut down.
     pub(super) fn step(&mut self, io: &mut dyn Io) -> bool {
         let now_ns = self.clock.monotonic_ns();
+        if !self.task_manager.is_registered() {
+            // Before the first job: one that can never fit is then refused when it is submitted.
+            self.exchange_messages(io, now_ns);
+        }
         while let Some(command) = self.commands.commands.pop() {
             match command {
                 ControlCommand::Submit { graph, options, reply } => {
