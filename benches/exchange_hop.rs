@@ -16,6 +16,8 @@ mod bell_io;
 mod cache_line;
 #[path = "support/cpus.rs"]
 mod cpus;
+#[path = "support/median.rs"]
+mod median;
 #[path = "support/spsc_chunked.rs"]
 mod spsc_chunked;
 mod support;
@@ -24,6 +26,7 @@ mod wake;
 
 use bell_io::BellIo;
 use hdrhistogram::Histogram;
+use median::median;
 use millstream::exchange::{ChannelOptions, Delivery, InBand, Receiver, RecordShape, Sender, channel};
 use millstream::memory::{Arena, ArenaOptions, MemoryBudget};
 use millstream::record::Stamp;
@@ -33,7 +36,7 @@ use millstream::slot::{
 use millstream::time::{Clock, EventTimeMs, MachineClock};
 use std::sync::Arc;
 use std::time::Duration;
-use support::{Bench, Figure, histogram, median};
+use support::{Bench, Figure, histogram};
 
 /// 8 bytes of event time, 8 of key, 16 of payload: 32 in a frame.
 const SHAPE: RecordShape = RecordShape::fixed::<u64, [u64; 2]>();

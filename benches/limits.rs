@@ -11,6 +11,8 @@ mod cpus;
 mod disk;
 #[path = "support/hiccup.rs"]
 mod hiccup;
+#[path = "support/median.rs"]
+mod median;
 #[path = "support/memory.rs"]
 mod memory;
 #[path = "support/spsc.rs"]
@@ -22,8 +24,9 @@ mod support;
 mod wake;
 
 use hdrhistogram::Histogram;
+use median::median;
 use std::time::Duration;
-use support::{Bench, Figure, median};
+use support::{Bench, Figure};
 
 fn main() {
     let mut bench = Bench::start("limits");

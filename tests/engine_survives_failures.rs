@@ -1,4 +1,5 @@
 //! Jobs that fail, stop and wait: what the engine promises about each.
+#![allow(clippy::disallowed_methods, reason = "a host program waits and cleans up as it likes")]
 
 use millstream::engine::{CheckpointOptions, Engine, JobHandle, JobOptions, SubmitError};
 use millstream::job_manager::{JobState, RestartPolicy};

@@ -133,13 +133,6 @@ pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("the bounds are constants in range")
 }
 
-/// The middle value of `runs` runs.
-pub fn median(runs: usize, mut run: impl FnMut() -> f64) -> f64 {
-    let mut values: Vec<f64> = (0..runs).map(|_| run()).collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 /// CPU, kernel, huge pages, load and commit in one line.
 fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();

@@ -13,7 +13,7 @@ pub(super) const SCHEMA: &str = "manifest 1: rkyv 0.8 {checkpoint, parent, kind,
 
 /// Why a checkpoint was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CheckpointKind {
+pub enum SnapshotKind {
     /// Only what changed since the one before.
     Incremental,
     /// All pages: the first one, and the next one after a failure.

@@ -25,7 +25,7 @@ pub use coordinator::{CheckpointAction, CheckpointCoordinator, CheckpointKind, C
 pub use error::{CheckpointError, Damage, RestoreError};
 pub use format::{BlockFault, FORMAT_VERSION};
 pub use loader::{LoadedPiece, PieceLoader};
-pub use manifest::CheckpointKind as SnapshotKind;
+pub use manifest::SnapshotKind;
 pub use page_map::PieceRef;
 pub use restored::RestoredCheckpoint;
 pub use snapshot::{OperatorBlob, PageKey, Piece, PieceBlock, PieceKind, StateDescriptor, SubtaskSnapshot};

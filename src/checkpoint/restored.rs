@@ -3,7 +3,7 @@
 use super::CheckpointId;
 use super::catalog::Loaded;
 use super::format;
-use super::manifest::{CheckpointKind, Manifest};
+use super::manifest::{Manifest, SnapshotKind};
 use super::page_map::{PageMap, PieceRef};
 use super::snapshot::{OperatorBlob, PageKey, StateDescriptor};
 use crate::state::KeyGroupRange;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub struct RestoredCheckpoint {
     id: CheckpointId,
     created_wall_ms: i64,
-    kind: CheckpointKind,
+    kind: SnapshotKind,
     max_parallelism: u16,
     vertices: BTreeMap<String, u32>,
     states: Vec<StateDescriptor>,
@@ -59,7 +59,7 @@ impl RestoredCheckpoint {
     }
 
     /// Why and how it was taken.
-    pub fn kind(&self) -> CheckpointKind {
+    pub fn kind(&self) -> SnapshotKind {
         self.kind
     }
 
@@ -109,6 +109,6 @@ impl RestoredCheckpoint {
 }
 
 /// The kind a manifest says.
-pub(super) fn kind_of(manifest: &Manifest) -> CheckpointKind {
-    if manifest.kind == 0 { CheckpointKind::Incremental } else { CheckpointKind::Full }
+pub(super) fn kind_of(manifest: &Manifest) -> SnapshotKind {
+    if manifest.kind == 0 { SnapshotKind::Incremental } else { SnapshotKind::Full }
 }

@@ -7,7 +7,7 @@ use super::CheckpointId;
 use super::catalog::{Depth, LoadFault, Reader};
 use super::error::{Damage, RestoreError};
 use super::format;
-use super::manifest::CheckpointKind;
+use super::manifest::SnapshotKind;
 use super::restored::kind_of;
 use crate::io::Io;
 use crate::memory::Arena;
@@ -24,7 +24,7 @@ pub struct CheckpointSummary {
     /// When it began, in milliseconds since the Unix epoch.
     pub created_wall_ms: i64,
     /// Incremental or full.
-    pub kind: CheckpointKind,
+    pub kind: SnapshotKind,
     /// The job.
     pub job_name: String,
     /// Bytes that it added to the directory.

@@ -79,7 +79,7 @@ where
     P: KeyedProcess<K, R::View>,
     N: Stage<P::Out>,
 {
-    let stamp = Stamp { at: event.at, clock: EventTimeMs::MIN, split: event.split, origin_ns: cx.now_ns };
+    let stamp = Stamp { at: event.at, clock: EventTimeMs::MIN, split: event.split, origin_ns: cx.origin_ns };
     let key = Hashed::in_group(event.key::<K>(), event.group());
     match R::view(event.payload()) {
         Ok(record) => process.on_record(cx, &stamp, key, record),

@@ -56,7 +56,7 @@ where
 
     /// Fires one timer.
     pub(super) fn on_timer(&mut self, cx: &mut ChainContext<'_>, timer: &DueTimer) {
-        let stamp = Stamp { at: timer.at, clock: EventTimeMs::MIN, split: 0, origin_ns: cx.now_ns };
+        let stamp = Stamp { at: timer.at, clock: EventTimeMs::MIN, split: 0, origin_ns: cx.origin_ns };
         let key = Hashed::in_group(timer.key::<K>(), timer.group());
         let mut keyed = KeyedContext::new(key, stamp, self.watermark, &mut self.timers);
         let mut out = Output { next: &mut self.next, side: &mut self.side, cx, stamp };

@@ -56,6 +56,9 @@ pub struct ChainContext<'a> {
     pub now_ns: u64,
     /// Milliseconds since 1970 of the wall clock at the start of the step.
     pub wall_ms: i64,
+    /// When the last record before this point of the stream was meant to be emitted: what the latency of results counts from that a
+    /// watermark sets free.
+    pub origin_ns: u64,
     /// The slot's own I/O.
     pub io: &'a mut dyn Io,
     /// The first failure of the step, if any.

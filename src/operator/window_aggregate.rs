@@ -194,7 +194,7 @@ where
             None => WindowResult { key: key.to_owned(), window, value },
         };
         let at = window.max_timestamp();
-        let stamp = Stamp { at, clock: EventTimeMs::MIN, split: 0, origin_ns: cx.now_ns };
+        let stamp = Stamp { at, clock: EventTimeMs::MIN, split: 0, origin_ns: cx.origin_ns };
         self.next.record(cx, &stamp, &result);
         self.result = Some(result);
     }

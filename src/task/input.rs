@@ -28,6 +28,8 @@ pub(super) struct EdgeInput {
     valve: WatermarkValve,
     aligner: BarrierAligner,
     pub(super) chains: Vec<Box<dyn EdgeRoot>>,
+    /// When the last record delivered was meant to be emitted; 0 before the first.
+    origin_ns: u64,
     /// What the valve let through and not every chain has taken completely; nothing else is delivered before.
     pending: VecDeque<Pending>,
 }
@@ -63,6 +65,7 @@ impl EdgeInput {
             aligner: BarrierAligner::new(Default::default(), channels, restored),
             gate,
             chains,
+            origin_ns: 0,
             pending: VecDeque::new(),
         }
     }
@@ -82,18 +85,24 @@ impl EdgeInput {
 
     /// Delivers one frame or event, or goes on with an event that some chain has not taken completely.
     pub(super) fn take(&mut self, cx: &mut ChainContext<'_>) -> Taken {
+        if self.origin_ns != 0 {
+            cx.origin_ns = self.origin_ns;
+        }
         if !self.pending.is_empty() {
             return match self.deliver_pending(cx) {
                 Flow::Done => Taken::Something,
                 Flow::More => Taken::Nothing,
             };
         }
-        let Self { gate, valve, aligner, chains, .. } = self;
+        let Self { gate, valve, aligner, chains, origin_ns, .. } = self;
         let Some((channel, delivery)) = gate.peek() else { return Taken::Nothing };
         let mut output = ClockChange::default();
         let mut alignment = None;
         match delivery {
-            Delivery::Records(frame) => chains.iter_mut().for_each(|chain| chain.records(cx, &frame)),
+            Delivery::Records(frame) => {
+                *origin_ns = frame.origin_ns();
+                chains.iter_mut().for_each(|chain| chain.records(cx, &frame));
+            }
             Delivery::Event(InBand::Watermark(at)) => output = valve.on_watermark(channel.0, at, cx.now_ns),
             Delivery::Event(InBand::Idle) => output = valve.on_status(channel.0, StreamStatus::Idle, cx.now_ns),
             Delivery::Event(InBand::Active) => output = valve.on_status(channel.0, StreamStatus::Active, cx.now_ns),

@@ -119,7 +119,7 @@ where
         let SplitState::Open(reader) = &mut split.state else { return ReadStatus::Ended };
         let clock = clocks.split_mut(split.number).expect("a split has a clock until it ends");
         let number = split.number;
-        let ChainContext { now_ns, wall_ms, io, failure } = cx;
+        let ChainContext { now_ns, wall_ms, io, failure, .. } = cx;
         let mut dropped = |_reason: &'static str| counters.lost(LossReason::BadRecord).add(1);
         let mut read_cx = ReadContext { now_ns: *now_ns, wall_ms: *wall_ms, io: *io, arena, dropped: &mut dropped };
         let read = reader.read(&mut read_cx, RECORDS_PER_SPLIT_MAX, |cx, record, origin_ns| {
@@ -131,7 +131,7 @@ where
             let stamp =
                 Stamp { at, clock: if clock >= at { clock } else { EventTimeMs::MIN }, split: number, origin_ns };
             counters.records_out.add(1);
-            let mut cx = ChainContext { now_ns: cx.now_ns, wall_ms: cx.wall_ms, io: cx.io, failure };
+            let mut cx = ChainContext { now_ns: cx.now_ns, wall_ms: cx.wall_ms, origin_ns, io: cx.io, failure };
             next.record(&mut cx, &stamp, record);
         });
         match read {

@@ -281,7 +281,8 @@ impl TaskInput {
 impl SlotTask for Task {
     fn step(&mut self, step: &mut StepContext<'_>) -> Progress {
         let mut failure: Option<OperatorFailure> = None;
-        let mut cx = ChainContext { now_ns: step.now_ns, wall_ms: step.wall_ms, io: step.io, failure: &mut failure };
+        let StepContext { now_ns, wall_ms, ref mut io } = *step;
+        let mut cx = ChainContext { now_ns, wall_ms, origin_ns: now_ns, io: &mut **io, failure: &mut failure };
         let progress = self.step_phase(&mut cx);
         match failure {
             None => progress,
@@ -290,7 +291,7 @@ impl SlotTask for Task {
                 // What is held outside the process goes back; that this may fail too changes nothing.
                 let mut ignored = None;
                 let (now_ns, wall_ms) = (step.now_ns, step.wall_ms);
-                let mut cx = ChainContext { now_ns, wall_ms, io: step.io, failure: &mut ignored };
+                let mut cx = ChainContext { now_ns, wall_ms, origin_ns: now_ns, io: step.io, failure: &mut ignored };
                 self.input.signal_all(&mut cx, Signal::Close);
                 self.reports.send(TaskReport::Failed(self.of, failure));
                 Progress::Done

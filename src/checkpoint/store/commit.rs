@@ -13,7 +13,7 @@
 use super::{Active, Advance, CheckpointStore, Extent, Op, Opening, Phase, Queued, Retained, StoreEvent};
 use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::format::{self, BlockKind, BlockPlace, HEADER_BYTES, SECTOR_BYTES};
-use crate::checkpoint::manifest::{CheckpointKind, Manifest, Subtask, Vertex};
+use crate::checkpoint::manifest::{Manifest, SnapshotKind, Subtask, Vertex};
 use crate::checkpoint::page_map::{self, ENTRIES_MAX, Entry, PieceRef};
 use crate::checkpoint::snapshot::PageKey;
 use crate::checkpoint::superblock::{COPIES, Superblock};
@@ -194,7 +194,7 @@ impl CheckpointStore {
     }
 
     fn choose_mapping(&mut self, active: &mut Active) {
-        let all = active.plan.kind == CheckpointKind::Full
+        let all = active.plan.kind == SnapshotKind::Full
             || self.map_deltas + 1 >= self.options.page_map_deltas_max
             || active.entries.len() >= self.map.pieces();
         active.map_blocks = if all { Vec::new() } else { self.map_blocks.clone() };
@@ -261,7 +261,7 @@ impl CheckpointStore {
             checkpoint: active.plan.id.0,
             parent: self.last_committed().map_or(0, |id| id.0),
             created_wall_ms: active.plan.created_wall_ms,
-            kind: u16::from(active.plan.kind == CheckpointKind::Full),
+            kind: u16::from(active.plan.kind == SnapshotKind::Full),
             max_parallelism: active.plan.max_parallelism,
             job_name: self.job_name.clone(),
             vertices: Vec::with_capacity(active.plan.vertices.len()),

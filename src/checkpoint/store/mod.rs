@@ -18,7 +18,7 @@ use super::CheckpointId;
 use super::error::{CheckpointError, Damage};
 use super::format::{self, BlockKind, BlockRef};
 use super::lock::DirLock;
-use super::manifest::CheckpointKind;
+use super::manifest::SnapshotKind;
 use super::page_map::{Entry, PageMap};
 use super::restored::RestoredCheckpoint;
 use super::snapshot::{PageKey, Piece, PieceBlock, SubtaskSnapshot};
@@ -86,7 +86,7 @@ pub struct CheckpointPlan {
     /// Its number, at least `CheckpointStore::next_id`.
     pub id: CheckpointId,
     /// `Full` whenever `pages_needing_images` says `Everything`.
-    pub kind: CheckpointKind,
+    pub kind: SnapshotKind,
     /// Into how many key groups the job's state is cut.
     pub max_parallelism: u16,
     /// The job vertices and how many subtasks of each must acknowledge.
@@ -112,7 +112,7 @@ pub enum StoreEvent {
         /// Which one.
         id: CheckpointId,
         /// Incremental or full.
-        kind: CheckpointKind,
+        kind: SnapshotKind,
         /// Bytes written for it.
         new_bytes: u64,
         /// Bytes of state that it reaches.
@@ -316,10 +316,10 @@ impl CheckpointStore {
         if plan.id.0 < self.next_id {
             return Err(CheckpointError::NumberUsed { asked: plan.id, next: self.next_id() });
         }
-        if self.needs_full && plan.kind == CheckpointKind::Incremental {
+        if self.needs_full && plan.kind == SnapshotKind::Incremental {
             return Err(CheckpointError::MustBeFull { id: plan.id });
         }
-        if plan.kind == CheckpointKind::Full {
+        if plan.kind == SnapshotKind::Full {
             self.map = PageMap::default();
             self.long_chains.clear();
         }
