@@ -2,6 +2,7 @@
 //!
 //! Reads only, without the directory's lock, so a running job is not disturbed.
 
+use super::console::say;
 use super::error::CliError;
 use millstream::checkpoint::{CheckpointSummary, Damage, RestoreError, list, verify};
 use millstream::io::{self, Io, IoChoice};
@@ -48,10 +49,15 @@ fn show(io: &mut dyn Io, arena: &Arena, dir: &Path) -> Result<(), CliError> {
     if summaries.is_empty() && damages.is_empty() {
         return Err(holds_nothing(dir));
     }
-    println!("{:>10}  {:<24}  {:<11}  {:>12}  {:>12}  {:>8}  job", "checkpoint", "created (UTC)", "kind", "added", "state", "pages");
+    say(format_args!(
+        "{:>10}  {:<24}  {:<11}  {:>12}  {:>12}  {:>8}  job",
+        "checkpoint", "created (UTC)", "kind", "added", "state", "pages"
+    ));
     for CheckpointSummary { id, created_wall_ms, kind, job_name, new_bytes, state_bytes, pages, .. } in &summaries {
         let (created, kind) = (utc(*created_wall_ms), format!("{kind:?}").to_lowercase());
-        println!("{id:>10}  {created:<24}  {kind:<11}  {new_bytes:>12}  {state_bytes:>12}  {pages:>8}  {job_name}");
+        say(format_args!(
+            "{id:>10}  {created:<24}  {kind:<11}  {new_bytes:>12}  {state_bytes:>12}  {pages:>8}  {job_name}"
+        ));
     }
     report(dir, &damages)
 }
@@ -63,15 +69,15 @@ fn check(io: &mut dyn Io, arena: &Arena, dir: &Path) -> Result<(), CliError> {
     }
     let bytes: u64 = report_found.checked.iter().map(|(_, range)| range.end - range.start).sum();
     for id in &report_found.intact {
-        println!("checkpoint {id} is intact");
+        say(format_args!("checkpoint {id} is intact"));
     }
-    println!("{bytes} bytes of extents were read and verified");
+    say(format_args!("{bytes} bytes of extents were read and verified"));
     report(dir, &report_found.damages)
 }
 
 fn report(dir: &Path, damages: &[Damage]) -> Result<(), CliError> {
     for damage in damages {
-        println!("damaged: {damage}");
+        say(format_args!("damaged: {damage}"));
     }
     match damages.len() {
         0 => Ok(()),

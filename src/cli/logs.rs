@@ -14,7 +14,9 @@ pub fn start(asked: Option<&str>) -> Result<(), CliError> {
         (None, None) => (DEFAULT, "--log"),
     };
     let filter = EnvFilter::try_new(directives).map_err(|error| {
-        let sentence = format!("{origin} is '{directives}', which is no log level ({error}): use error, warn, info, debug or trace");
+        let sentence = format!(
+            "{origin} is '{directives}', which is no log level ({error}): use error, warn, info, debug or trace"
+        );
         CliError::Usage(sentence)
     })?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();

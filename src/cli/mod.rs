@@ -4,6 +4,7 @@
 //! that could not be read were put aside; 130 on a second Ctrl-C.
 
 mod checkpoints;
+mod console;
 mod error;
 mod logs;
 mod monitor;
@@ -25,7 +26,8 @@ struct Cli {
     log: Option<String>,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some records were put aside, 130 second Ctrl-C.
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some records were put aside, 130 second Ctrl-C.
 
 Examples:
   millstream                                             watch this machine for 20 s
@@ -62,7 +64,7 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(CliError::Shown(text)) => {
-            print!("{text}");
+            console::write(text);
             ExitCode::SUCCESS
         }
         Err(error) => {

@@ -167,7 +167,10 @@ mod tests {
         for index in 1..30 {
             assert_eq!(statistics.add(&RULE, f64::from(index % 2)), None);
         }
-        assert_eq!((statistics.seen, statistics.add(&RULE, 1e6).map(|found| found.kind)), (30, Some(AlertKind::Anomaly)));
+        assert_eq!(
+            (statistics.seen, statistics.add(&RULE, 1e6).map(|found| found.kind)),
+            (30, Some(AlertKind::Anomaly))
+        );
         let mut early = SeriesStatistics::first(1.0);
         (1..29).for_each(|index| assert_eq!(early.add(&RULE, f64::from(index % 2)), None));
         assert_eq!((early.seen, early.add(&RULE, 1e6)), (29, None));

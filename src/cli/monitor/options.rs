@@ -220,7 +220,9 @@ impl Options {
         }
         if self.checkpoint_every < Duration::from_millis(10) {
             let asked = shown_ms(self.checkpoint_every.as_millis() as i64);
-            return Err(CliError::Usage(format!("--checkpoint-every {asked} is too often: 10ms or longer is possible")));
+            return Err(CliError::Usage(format!(
+                "--checkpoint-every {asked} is too often: 10ms or longer is possible"
+            )));
         }
         Ok(())
     }
