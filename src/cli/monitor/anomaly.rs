@@ -105,7 +105,7 @@ impl KeyedProcess<str, ArchivedReading> for AnomalyRule {
             Some(statistics)
         })?;
         if let Some(last_at) = last_at {
-            cx.delete_timer(EventTimeMs(last_at).saturating_add(self.silent_ms))?;
+            cx.delete_timer(EventTimeMs(last_at).saturating_add(self.silent_ms));
         }
         cx.set_timer(cx.at().saturating_add(self.silent_ms))?;
         if let Some(Finding { kind, mean, stddev }) = finding {

@@ -4,7 +4,8 @@
 
 use super::job::{ALERT_FILES, ALERTS, SOURCE, WINDOW_FILES, WINDOWS};
 use millstream::engine::{CheckpointFigures, JobHandle};
-use millstream::metrics::LatencySummary;
+use millstream::metrics::{LatencySummary, LossReason, Metric, Sample};
+use millstream::time::{Clock, MachineClock, Watermark};
 use std::collections::BTreeMap;
 
 /// One look at the running job.
@@ -26,4 +27,45 @@ pub struct Figures {
     pub alert_latency: LatencySummary,
     pub checkpoints: CheckpointFigures,
     pub slots_busy_permille: Vec<u16>,
+}
+
+impl Figures {
+    /// What the job says now.
+    pub fn gather(job: &JobHandle, elapsed_ns: u64) -> Self {
+        let status = job.status();
+        let mut figures = Self {
+            elapsed_ns,
+            attempt: status.attempt,
+            why_waiting: status.why_waiting,
+            window_latency: job.sink_latency(WINDOW_FILES),
+            alert_latency: job.sink_latency(ALERT_FILES),
+            checkpoints: status.checkpoints,
+            slots_busy_permille: status.slots_busy_permille,
+            ..Self::default()
+        };
+        let mut watermark = None;
+        for sample in job.metrics() {
+            figures.add(&sample);
+            if let Metric::Watermark(at) = sample.metric {
+                watermark = Some(watermark.map_or(at, |least: Watermark| least.min(at)));
+            }
+        }
+        let running = watermark.filter(|watermark| *watermark < Watermark::MAX);
+        figures.watermark_lag_ms = running.map(|watermark| MachineClock.wall_ms().saturating_sub(watermark.0));
+        figures
+    }
+
+    fn add(&mut self, sample: &Sample) {
+        match (&*sample.of.operator, sample.metric) {
+            (SOURCE, Metric::Count("records_out", count)) => self.records += count,
+            (WINDOW_FILES, Metric::Count("records_in", count)) => self.windows += count,
+            (ALERT_FILES, Metric::Count("records_in", count)) => self.alerts += count,
+            (WINDOWS, Metric::Lost(LossReason::LateForWindow, count)) => self.late_windows += count,
+            (ALERTS, Metric::Lost(LossReason::LateForOrder, count)) => self.late_alerts += count,
+            (_, Metric::Lost(reason, count)) => {
+                *self.dropped.entry(reason.name().trim_start_matches("dropped_").to_owned()).or_default() += count;
+            }
+            _ => {}
+        }
+    }
 }

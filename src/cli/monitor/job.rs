@@ -35,7 +35,7 @@ pub fn build(options: &Options) -> Job {
     let watermarks = Watermarks::bounded(options.out_of_order_ms);
     match &options.input {
         Input::Machine => {
-            let source = job.source(SOURCE, ProcSource::every(MACHINE_EVERY));
+            let source = job.source(SOURCE, ProcSource::default().every(MACHINE_EVERY));
             analyse(source.event_time(time_of, watermarks.idle_after(IDLE_AFTER_MS)), options);
         }
         Input::Files { files, follow, on_bad_record } => {
@@ -57,11 +57,11 @@ fn analyse<C: Chain<Out = Reading>>(readings: DataStream<C>, options: &Options) 
         .clone()
         .window(Sliding::of(options.window_ms).every(options.slide_ms))
         .aggregate(WINDOWS, statistics)
-        .sink(WINDOW_FILES, JsonLines::exactly_once(options.out.join("windows")).encode(write_window));
+        .sink(WINDOW_FILES, JsonLines::exactly_once_with(options.out.join("windows"), write_window));
     by_series
         .in_event_time_order()
         .process(ALERTS, options.rule)
-        .sink(ALERT_FILES, JsonLines::exactly_once(options.out.join("alerts")).encode(write_alert));
+        .sink(ALERT_FILES, JsonLines::exactly_once_with(options.out.join("alerts"), write_alert));
 }
 
 fn time_of(reading: &Reading) -> EventTimeMs {

@@ -16,15 +16,24 @@ use super::error::CliError;
 use super::values::RunTime;
 use figures::Figures;
 use interrupt::Interrupt;
-use millstream::engine::{CheckpointOptions, Engine, JobHandle, JobOptions, JobOutcome};
+use millstream::engine::{CheckpointOptions, Engine, JobError, JobHandle, JobOptions, JobOutcome, SubmitError};
 use millstream::job_manager::{JobState, RestartPolicy};
 use millstream::time::{Clock, MachineClock};
-use options::Options;
+use options::{Input, Options};
 use report::Report;
 use std::time::Duration;
 
 /// Checkpoints that are kept.
-const RETAINED: u32 = 3;
+const RETAINED: usize = 3;
+/// A failed watch of this machine is tried again after 0.2, 0.4 and 0.8 s: a disk may have been busy, a sink in the way will stay.
+const RESTART: RestartPolicy = RestartPolicy::ExponentialDelay {
+    initial_ms: 200,
+    max_ms: 60_000,
+    multiplier_permille: 2_000,
+    jitter_permille: 100,
+    reset_after_ms: 3_600_000,
+    attempts_max: Some(3),
+};
 /// How soon a signal is noticed.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -38,7 +47,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
         None => engine,
     };
     let engine = engine.start().map_err(CliError::failed)?;
-    let job = engine.submit(job::build(&options), job_options(&options)).map_err(CliError::failed)?;
+    let job = engine.submit(job::build(&options), job_options(&options)).map_err(refusal)?;
     let ended = Watch { job, options: &options, interrupt, start_ns: MachineClock.monotonic_ns() }.until_it_ends();
     engine.stop();
     ended
@@ -46,11 +55,30 @@ pub fn run(args: Args) -> Result<(), CliError> {
 
 fn job_options(options: &Options) -> JobOptions {
     let checkpoints = CheckpointOptions::every(&options.state, options.checkpoint_every);
+    let restart = match options.input {
+        Input::Machine => RESTART,
+        // The same file fails in the same way: whoever started the job must see that at once.
+        Input::Files { .. } => RestartPolicy::None,
+    };
     JobOptions {
         max_parallelism: Some(options::KEY_GROUPS),
-        restart: RestartPolicy::default(),
+        memory_bytes: Some(options.memory_bytes),
+        restart,
         checkpoints: Some(CheckpointOptions { retained: RETAINED, ..checkpoints }),
         ..JobOptions::default()
+    }
+}
+
+/// Why the job was not accepted, in the words of the command line.
+fn refusal(error: SubmitError) -> CliError {
+    match error {
+        SubmitError::MemoryTooSmall { needed_bytes, channels, given_bytes, .. } => CliError::failed(format_args!(
+            "--memory {} KiB is too little: {} KiB is the least for the {channels} channels of so many slots",
+            given_bytes >> 10,
+            needed_bytes.div_ceil(1 << 10)
+        )),
+        SubmitError::Source { error, .. } => CliError::failed(error),
+        error => CliError::failed(error),
     }
 }
 
@@ -80,7 +108,7 @@ impl Watch<'_> {
             }
         };
         report.end_line();
-        let JobOutcome { state, .. } = outcome.map_err(CliError::failed)?;
+        let JobOutcome { state, .. } = outcome.map_err(|JobError::Failed { reason, .. }| CliError::failed(reason))?;
         let figures = Figures::gather(&self.job, self.elapsed_ns());
         report.result(state, &figures, self.options);
         self.judge(state, &figures)

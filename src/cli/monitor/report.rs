@@ -186,11 +186,10 @@ fn checkpoints_json(figures: &Figures) -> Value {
     json!({
         "completed": checkpoints.completed,
         "failed": checkpoints.failed,
-        "last_id": checkpoints.last_id.map(|id| id.0),
+        "last_id": checkpoints.last_id,
         "last_duration_ns": checkpoints.last_duration_ns,
         "last_bytes": checkpoints.last_bytes,
         "last_failure": checkpoints.last_failure,
-        "total_bytes": checkpoints.total_bytes,
     })
 }
 
