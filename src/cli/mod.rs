@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 /// Runs stateful stream jobs on one machine. Without a command: watches this machine for 20 s.
 #[derive(Parser)]
-#[command(name = "millstream", version, about, after_help = EXIT_CODES)]
+#[command(name = "millstream", version, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,

@@ -76,6 +76,20 @@ pub fn shown_ms(ms: i64) -> String {
     format!("{}{name}", ms / *unit as i64)
 }
 
+/// `2014-02-14 14:30:00.000`, proleptic Gregorian (H. Hinnant, `civil_from_days`).
+pub fn shown_utc(ms: i64) -> String {
+    let (days, ms) = (ms.div_euclid(86_400_000) + 719_468, ms.rem_euclid(86_400_000));
+    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = era * 400 + year_of_era + i64::from(month <= 2);
+    let (hour, minute, second, ms) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60, ms % 1000);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{ms:03}")
+}
+
 fn parse(text: &str, units: &[(&str, u64)]) -> Result<u64, String> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
@@ -114,6 +128,14 @@ mod tests {
         }
         assert_eq!(shown_ms(0), "0ms");
         assert_eq!(shown_ms(300_000), "5m");
+    }
+
+    #[test]
+    fn times_are_shown_in_utc() {
+        assert_eq!(shown_utc(0), "1970-01-01 00:00:00.000");
+        assert_eq!(shown_utc(1_392_388_200_123), "2014-02-14 14:30:00.123");
+        assert_eq!(shown_utc(951_782_400_000), "2000-02-29 00:00:00.000");
+        assert_eq!(shown_utc(-1), "1969-12-31 23:59:59.999");
     }
 
     #[test]

@@ -21,8 +21,10 @@ pub struct Figures {
     pub late_alerts: u64,
     /// Records that could not be used, by reason.
     pub dropped: BTreeMap<String, u64>,
-    /// How far the slowest clock is behind the wall clock; of no meaning for old files.
-    pub watermark_lag_ms: Option<i64>,
+    /// The clock of the slowest subtask, in milliseconds since 1970; `None` before the first record and after the last.
+    pub watermark_ms: Option<i64>,
+    /// The wall clock at this look.
+    pub wall_ms: i64,
     pub window_latency: LatencySummary,
     pub alert_latency: LatencySummary,
     pub checkpoints: CheckpointFigures,
@@ -30,6 +32,11 @@ pub struct Figures {
 }
 
 impl Figures {
+    /// How far the slowest clock is behind the wall clock.
+    pub fn watermark_lag_ms(&self) -> Option<i64> {
+        self.watermark_ms.map(|watermark_ms| self.wall_ms.saturating_sub(watermark_ms))
+    }
+
     /// What the job says now.
     pub fn gather(job: &JobHandle, elapsed_ns: u64) -> Self {
         let status = job.status();
@@ -40,6 +47,7 @@ impl Figures {
             window_latency: job.sink_latency(WINDOW_FILES),
             alert_latency: job.sink_latency(ALERT_FILES),
             checkpoints: status.checkpoints,
+            wall_ms: MachineClock.wall_ms(),
             slots_busy_permille: status.slots_busy_permille,
             ..Self::default()
         };
@@ -50,8 +58,7 @@ impl Figures {
                 watermark = Some(watermark.map_or(at, |least: Watermark| least.min(at)));
             }
         }
-        let running = watermark.filter(|watermark| *watermark < Watermark::MAX);
-        figures.watermark_lag_ms = running.map(|watermark| MachineClock.wall_ms().saturating_sub(watermark.0));
+        figures.watermark_ms = watermark.filter(|watermark| *watermark < Watermark::MAX).map(|watermark| watermark.0);
         figures
     }
 

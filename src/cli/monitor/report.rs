@@ -5,6 +5,7 @@
 use super::figures::Figures;
 use super::options::{Input, Options};
 use crate::cli::console;
+use crate::cli::values::shown_utc;
 use millstream::job_manager::JobState;
 use millstream::metrics::LatencySummary;
 use serde_json::{Value, json};
@@ -12,6 +13,9 @@ use serde_json::{Value, json};
 /// How often a line is due.
 const LIVE_EVERY_NS: u64 = 500_000_000;
 const PLAIN_EVERY_NS: u64 = 5_000_000_000;
+
+/// Input that is older is history, read faster than it happened.
+const OLD_MS: i64 = 86_400_000;
 
 /// Shows how the job is doing.
 pub struct Report {
@@ -75,7 +79,6 @@ fn progress_line(now: &Figures, before: &Figures) -> String {
     if let Some(why) = &now.why_waiting {
         return format!("waiting: {why}");
     }
-    let lag = now.watermark_lag_ms.map_or_else(|| "none yet".to_owned(), |ms| shown_ns(ms.max(0) as u64 * 1_000_000));
     let checkpoints = &now.checkpoints;
     let checkpoint = match (&checkpoints.last_failure, checkpoints.completed) {
         (Some(failure), _) => format!("FAILED: {failure}"),
@@ -84,12 +87,22 @@ fn progress_line(now: &Figures, before: &Figures) -> String {
     };
     let busy: Vec<String> = now.slots_busy_permille.iter().map(|busy| format!("{}%", (busy + 5) / 10)).collect();
     format!(
-        "{} records/s | {} windows | {} alerts | watermark lag {lag} | checkpoint {checkpoint} | slots busy {}",
+        "{} records/s | {} windows | {} alerts | watermark {} | checkpoint {checkpoint} | slots busy {}",
         grouped(rate(now, before)),
         grouped(now.windows),
         grouped(now.alerts),
+        watermark(now),
         busy.join(" ")
     )
+}
+
+/// How far the watermark lags; where it stands, when that is so long ago that the lag says nothing.
+fn watermark(figures: &Figures) -> String {
+    match (figures.watermark_ms, figures.watermark_lag_ms()) {
+        (Some(at_ms), Some(lag_ms)) if lag_ms > OLD_MS => format!("at {}", shown_utc(at_ms)),
+        (_, Some(lag_ms)) => format!("lag {}", shown_ns(lag_ms.max(0) as u64 * 1_000_000)),
+        (_, None) => "none".to_owned(),
+    }
 }
 
 fn table(state: JobState, figures: &Figures, options: &Options) -> String {
@@ -154,7 +167,8 @@ fn progress_json(now: &Figures, before: &Figures) -> Value {
         "records_per_s": rate(now, before),
         "windows": now.windows,
         "alerts": now.alerts,
-        "watermark_lag_ms": now.watermark_lag_ms,
+        "watermark_ms": now.watermark_ms,
+        "watermark_lag_ms": now.watermark_lag_ms(),
         "checkpoints": checkpoints_json(now),
         "slots_busy_permille": now.slots_busy_permille,
     })
@@ -260,7 +274,8 @@ mod tests {
             elapsed_ns: 2_000_000_000,
             records: 3_000_000,
             windows: 1_234,
-            watermark_lag_ms: Some(120),
+            watermark_ms: Some(1_392_388_200_000),
+            wall_ms: 1_392_388_200_120,
             slots_busy_permille: vec![504, 20],
             ..Figures::default()
         }
@@ -280,6 +295,13 @@ mod tests {
         let mut figures = figures();
         figures.checkpoints.last_failure = Some("found no space".to_owned());
         assert!(progress_line(&figures, &Figures::default()).contains("checkpoint FAILED: found no space"));
+    }
+
+    #[test]
+    fn the_watermark_of_old_files_is_shown_as_a_time() {
+        let old = Figures { wall_ms: 1_500_000_000_000, ..figures() };
+        assert!(progress_line(&old, &Figures::default()).contains("watermark at 2014-02-14 14:30:00.000"));
+        assert!(progress_line(&Figures::default(), &Figures::default()).contains("watermark none"));
     }
 
     #[test]
