@@ -57,7 +57,8 @@ fn show(io: &mut dyn Io, arena: &Arena, dir: &Path) -> Result<(), CliError> {
     for CheckpointSummary { id, created_wall_ms, kind, job_name, new_bytes, state_bytes, pages, .. } in &summaries {
         let (created, kind) = (shown_utc(*created_wall_ms), format!("{kind:?}").to_lowercase());
         say(format_args!(
-            "{:>10}  {created:<24}  {kind:<11}  {new_bytes:>12}  {state_bytes:>12}  {pages:>8}  {job_name}"
+            "{:>10}  {created:<24}  {kind:<11}  {new_bytes:>12}  {state_bytes:>12}  {pages:>8}  {job_name}",
+            id.0
         ));
     }
     report(dir, &damages)
