@@ -40,7 +40,7 @@ fn unknown_flags_and_values_without_sense_are_usage_errors() {
         (&["run", "monitor", "--window", "10"], &["--window", "10", "unit"]),
         (&["run", "monitor", "--window", "0s"], &["--window"]),
         (&["run", "monitor", "--window", "99999999999999d"], &["--window"]),
-        (&["run", "monitor", "--slide", "-5m"], &["-5m"]),
+        (&["run", "monitor", "--slide=-5m"], &["--slide", "-5m"]),
         (&["run", "monitor", "--window", "3600001ms", "--slide", "5m"], &["--window", "--slide"]),
         (&["run", "monitor", "--memory", "lots"], &["--memory", "lots"]),
         (&["run", "monitor", "--memory", "512"], &["--memory", "512", "MiB"]),
@@ -143,7 +143,7 @@ fn a_state_directory_of_another_job_is_refused_and_left_as_it_is() {
     let file = scratch.file("cpu.csv", GOOD);
     let first = Monitor::over(std::slice::from_ref(&file), &scratch, "run");
     first.finish();
-    let other = Monitor { out: scratch.join("other-out"), ..first.clone() }.with(&["--window", "30m"]);
+    let other = first.clone().with(&["--window", "30m"]);
     assert_refused(&other.run(), 1, &["run-state", "30m", "1h"]);
     first.finish();
 }
