@@ -67,7 +67,7 @@ impl Restoring {
         let loader = match &mut self.loader {
             Some(loader) => loader,
             None => {
-                check_states(&state, &checkpoint)?;
+                check_states(&state, checkpoint)?;
                 let mut loader = PieceLoader::new(checkpoint.clone(), self.arena.clone());
                 for descriptor in state.descriptors() {
                     for (page, _) in checkpoint.pages(descriptor.id, self.key_groups) {

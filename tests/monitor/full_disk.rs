@@ -3,7 +3,6 @@
 //!
 //! Needs a small file system of its own: a tmpfs in a mount namespace of the test, which root may make. Elsewhere it says that it was
 //! not run.
-#![allow(clippy::disallowed_methods, reason = "the test is a process that keeps its own files")]
 
 use super::program::Scratch;
 use std::process::{Command, Stdio};

@@ -1,5 +1,4 @@
 //! Runs the `millstream` program and bounds how long it may take.
-#![allow(clippy::disallowed_methods, reason = "a test waits for another process and keeps its files itself")]
 
 use std::io::Read;
 use std::path::{Path, PathBuf};

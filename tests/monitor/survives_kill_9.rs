@@ -2,7 +2,6 @@
 //! committed lines are those of the undisturbed run, byte for byte.
 //!
 //! `MILLSTREAM_SEED` replays the instants of a failed run (as far as a machine repeats itself).
-#![allow(clippy::disallowed_methods, reason = "the test times another process")]
 
 use super::program::{Monitor, Scratch, run, wait};
 use super::{data_set, output};
