@@ -31,3 +31,8 @@ pub mod task;
 pub mod task_manager;
 pub mod time;
 pub mod window;
+
+/// The program in README.md, compiled and run by the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeDoctests;

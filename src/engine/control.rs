@@ -355,7 +355,8 @@ impl Control {
     fn take_event(&mut self, event: &JobEvent, io: &mut dyn Io) {
         let words = describe(event);
         match event {
-            JobEvent::StateChanged { state: JobState::Failing | JobState::Failed | JobState::Restarting, .. }
+            // A job that failed for good tells its host so; a restart is only told here.
+            JobEvent::StateChanged { state: JobState::Restarting, .. }
             | JobEvent::CancelOverdue { .. }
             | JobEvent::StopFailed { .. }
             | JobEvent::TaskManagerLost { .. } => tracing::warn!("{words}"),

@@ -3,7 +3,7 @@
 use super::control::{ControlCommand, ControlSender};
 use super::host::{JobShared, JobStatus};
 use crate::job_manager::{JobId, JobState};
-use crate::metrics::Sample;
+use crate::metrics::{LatencySummary, Sample};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,6 +73,11 @@ impl JobHandle {
     /// Every counter and latency of the job, by operator and subtask.
     pub fn metrics(&self) -> Vec<Sample> {
         self.shared.metrics.snapshot()
+    }
+
+    /// The latencies one sink has seen, all its subtasks together.
+    pub fn sink_latency(&self, sink: &str) -> LatencySummary {
+        self.shared.metrics.sink_latency(&self.name, sink)
     }
 
     fn outcome(&self, status: JobStatus) -> Result<JobOutcome, JobError> {

@@ -90,14 +90,19 @@ impl MetricsRegistry {
 
     /// The latencies of all sinks of a job together.
     pub fn job_latency(&self, job: &str) -> LatencySummary {
+        self.latency(|of| &*of.job == job)
+    }
+
+    /// The latencies of one sink, all its subtasks together.
+    pub fn sink_latency(&self, job: &str, sink: &str) -> LatencySummary {
+        self.latency(|of| &*of.job == job && &*of.operator == sink)
+    }
+
+    fn latency(&self, is_asked: impl Fn(&OperatorName) -> bool) -> LatencySummary {
         let mut entries = self.lock();
-        let of_job = || |(of, _): &(&OperatorName, &mut Entry)| &*of.job == job;
-        entries
-            .iter_mut()
-            .filter(of_job())
-            .flat_map(|(_, entry)| &mut entry.latencies)
-            .for_each(LatencyReader::collect);
-        summarize(entries.iter().filter(|(of, _)| &*of.job == job).flat_map(|(_, entry)| &entry.latencies))
+        let asked = entries.iter_mut().filter(|(of, _)| is_asked(of));
+        asked.flat_map(|(_, entry)| &mut entry.latencies).for_each(LatencyReader::collect);
+        summarize(entries.iter().filter(|(of, _)| is_asked(of)).flat_map(|(_, entry)| &entry.latencies))
     }
 
     /// Forgets a job.
@@ -187,6 +192,8 @@ mod tests {
         registry.latency_recorder(OperatorName::new("other", "sink", 0)).record(9_999);
         let latency = registry.job_latency("monitor");
         assert_eq!((latency.count, latency.max_ns), (3, 50));
+        assert_eq!(registry.sink_latency("monitor", "windows").count, 3);
+        assert_eq!(registry.sink_latency("monitor", "sink").count, 0);
         let in_snapshot = of(&registry.snapshot(), &windows(0));
         assert!(matches!(in_snapshot[..], [.., Metric::Latency(LatencySummary { count: 2, .. })]), "{in_snapshot:?}");
     }

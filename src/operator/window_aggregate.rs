@@ -207,6 +207,7 @@ where
             }
             let Some(timer) = self.timers.pop_due(watermark) else {
                 self.watermark = self.watermark.max(watermark);
+                self.counters.watermark.set(self.watermark);
                 return Flow::Done;
             };
             if let Err(error) = self.fire(cx, &timer) {

@@ -8,6 +8,7 @@ use super::reader::SourceError;
 use super::reading::Reading;
 use super::timestamp::parse_timestamp_ms;
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 /// Metric files, one split each.
@@ -15,12 +16,21 @@ pub type MetricFileSource = FileSource<MetricFile>;
 
 /// The format of a metric file.
 #[derive(Clone, Debug, Default)]
-pub struct MetricFile;
+pub struct MetricFile {
+    times_ms: Option<RangeInclusive<i64>>,
+}
 
 impl FileSource<MetricFile> {
     /// These metric files. Two of the same stem are refused when the job starts: both would be the same series.
     pub fn open(files: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
-        Self::of(files, MetricFile)
+        Self::of(files, MetricFile::default())
+    }
+
+    /// Which timestamps are believed, in milliseconds since 1970; a record with another one is bad. One wrong date in the far future
+    /// would make every record behind it late.
+    pub fn times_within(mut self, times_ms: RangeInclusive<i64>) -> Self {
+        self.format.times_ms = Some(times_ms);
+        self
     }
 }
 
@@ -45,13 +55,15 @@ impl LineFormat for MetricFile {
     }
 
     fn parser(&self, file: &Path) -> MetricLines {
-        MetricLines { reading: Reading { series: series_of(file), ..Reading::default() } }
+        let reading = Reading { series: series_of(file), ..Reading::default() };
+        MetricLines { reading, times_ms: self.times_ms.clone() }
     }
 }
 
 /// Reads the lines of one metric file.
 pub struct MetricLines {
     reading: Reading,
+    times_ms: Option<RangeInclusive<i64>>,
 }
 
 impl LineParser for MetricLines {
@@ -85,8 +97,11 @@ impl LineParser for MetricLines {
         }
         let comma = memchr::memchr(b',', text).ok_or_else(|| columns(text, 1))?;
         let (at, value) = (text[..comma].trim_ascii(), text[comma + 1..].trim_ascii());
-        let at = parse_timestamp_ms(at)
-            .map_err(|wrong| ParseError::new("bad_timestamp", 1, format!("the timestamp {}: {wrong}", shown(at))))?;
+        let wrong_time = |wrong| ParseError::new("bad_timestamp", 1, format!("the timestamp {}: {wrong}", shown(at)));
+        let at = parse_timestamp_ms(at).map_err(wrong_time)?;
+        if self.times_ms.as_ref().is_some_and(|times| !times.contains(&at)) {
+            return Err(wrong_time("outside the times that are believed here"));
+        }
         let number = std::str::from_utf8(value).ok().and_then(|value| value.parse::<f64>().ok());
         let Some(number) = number else { return Err(bad_value(text, comma, value)) };
         if !number.is_finite() {
@@ -205,6 +220,15 @@ mod tests {
         rig.io.put("dir/cpu.csv", "timestamp,value\n1,1\nx,1\n2,y\n3,NaN\n4,4\n");
         assert_eq!(all(&mut rig, &source().on_bad_record(OnBadRecord::Skip), None).unwrap(), [(1, 1.0), (4, 4.0)]);
         assert_eq!(rig.dropped, ["bad_timestamp", "bad_number", "not_finite"]);
+    }
+
+    #[test]
+    fn a_time_outside_those_believed_is_a_bad_record() {
+        let mut rig = Rig::new();
+        rig.io.put("dir/cpu.csv", "timestamp,value\n-1,1\n0,2\n1000,3\n1001,4\n");
+        let source = source().times_within(0..=1000).on_bad_record(OnBadRecord::Skip);
+        assert_eq!(all(&mut rig, &source, None).unwrap(), [(0, 2.0), (1000, 3.0)]);
+        assert_eq!(rig.dropped, ["bad_timestamp", "bad_timestamp"]);
     }
 
     #[test]

@@ -91,7 +91,9 @@ impl EdgeInput {
         if !self.pending.is_empty() {
             return match self.deliver_pending(cx) {
                 Flow::Done => Taken::Something,
-                Flow::More => Taken::Nothing,
+                // Out of room, or only out of its time slice: then there is more to do at once.
+                Flow::More if self.chains.iter().any(|chain| chain.is_blocked()) => Taken::Nothing,
+                Flow::More => Taken::Something,
             };
         }
         let Self { gate, valve, aligner, chains, origin_ns, .. } = self;

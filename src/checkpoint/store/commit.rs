@@ -390,6 +390,8 @@ impl CheckpointStore {
             return;
         }
         self.needs_full = true;
+        // Where a long extent found no space a short one may.
+        self.next_extent_bytes = self.options.extent_bytes_min.next_multiple_of(SECTOR_BYTES as u64);
         for (number, file) in std::mem::take(&mut active.created) {
             self.close_later(io, file);
             let len_bytes = self.extents.remove(&number).unwrap_or(0);
