@@ -132,7 +132,13 @@ impl ArenaShared {
         let reserved = self.budget.reserve(who, CHUNK_LEN_BYTES)?;
         let refused =
             |e: std::io::Error| MemoryError::MapRefused { who, asked_bytes: CHUNK_LEN_BYTES, reason: e.to_string() };
-        let mut map = MmapOptions::new().len(CHUNK_LEN_BYTES).no_reserve_swap().map_anon().map_err(refused)?;
+        let mut options = MmapOptions::new();
+        options.len(CHUNK_LEN_BYTES);
+        if !cfg!(miri) {
+            // The budget is the limit; swap is not set aside for it. Miri knows no such flag.
+            options.no_reserve_swap();
+        }
+        let mut map = options.map_anon().map_err(refused)?;
         if self.options.huge_pages == HugePages::Advised && !cfg!(miri) {
             // Refused where the kernel has no transparent huge pages: the memory works all the same.
             let _ = map.advise(memmap2::Advice::HugePage);
