@@ -5,12 +5,13 @@
 //!
 //! One thread owns it; the states it hands out stay on that thread too.
 
+use super::directory::Directories;
 use super::layout::Layout;
 use super::page_hash::name_hash;
 use super::restore::Restoring;
 use super::snapshot::Harvest;
 use super::table::{Identity, Table};
-use super::{KeyContext, KeyGroupRange, StateError};
+use super::{KeyContext, KeyGroup, KeyGroupRange, StateError};
 use crate::checkpoint::{PageKey, PieceKind, StateDescriptor};
 use crate::memory::{Arena, MemoryError};
 use std::cell::RefCell;
@@ -109,7 +110,7 @@ impl StateBackend {
 
     /// Bytes of pages over all states.
     pub fn page_bytes(&self) -> usize {
-        self.tables.iter().map(|table| table.borrow().pages.len() * super::page::PAGE_LEN).sum()
+        self.tables.iter().map(|table| table.borrow().pages.iter().map(|page| page.bytes().len()).sum::<usize>()).sum()
     }
 
     pub(super) fn table(&self, id: u64) -> Option<&SharedTable> {
@@ -150,12 +151,12 @@ impl Table {
     /// Forgets everything.
     fn clear(&mut self) {
         self.pages.clear();
-        self.directories.clear();
+        self.directories = Directories::default();
     }
 
     pub(super) fn request_image(&mut self, key: PageKey) {
-        let group = self.directories.get(usize::from(key.key_group.wrapping_sub(self.range.start)));
-        if let Some(index) = group.and_then(|directory| directory.numbered(key.page)) {
+        let directory = self.directory_of(KeyGroup(key.key_group));
+        if let Some(index) = self.directories.numbered(directory, key.page) {
             self.mark_image(index);
         }
     }

@@ -1,21 +1,35 @@
-//! The directory of one key group: which page holds which hash prefix.
+//! The directories of all key groups: which page holds which hash prefix.
 //!
-//! Extendible hashing: the directory has a power-of-two length, doubles when a page deeper than it appears, and is rebuilt from the
-//! pages' prefixes at restore. Semantics: Fagin et al. 1979, Extendible Hashing.
+//! Extendible hashing per key group: its directory has a power-of-two length, doubles when a page deeper than it appears, and is
+//! rebuilt from the pages' prefixes at restore. Semantics: Fagin et al. 1979, Extendible Hashing.
+//!
+//! The directories lie one behind the other in one array, so that finding a page reads two small arrays that stay in cache. One that
+//! doubles moves to the end; all that it leaves behind is less than what it then has.
 
-/// How much deeper than a balanced tree of the same pages the directory may be. Random hashes need about four more levels;
+/// How much deeper than a balanced tree of the same pages a directory may be. Random hashes need about four more levels;
 /// what exceeds ten was chosen by somebody, and must not make the directory explode.
 const DEPTH_SLACK: u32 = 10;
 
-/// The pages of one key group.
+/// What a directory says of a hash whose key group has no page.
+pub(super) const NO_PAGE: u32 = u32::MAX;
+
+/// The pages of all key groups of a table.
 #[derive(Default)]
-pub(super) struct Directory {
-    /// By hash prefix: the index of a page in the table; empty while the key group has no page.
-    pages: Vec<u32>,
+pub(super) struct Directories {
+    /// By key group, from the first of the range.
+    heads: Vec<Head>,
+    /// Page indexes: at 0 the empty directory that all key groups without pages share.
+    slots: Vec<u32>,
+    /// By key group and page number: the page's index in the table.
+    numbers: Vec<Vec<u32>>,
+}
+
+/// Where the directory of a key group lies.
+#[derive(Clone, Copy)]
+struct Head {
+    first: u32,
     /// 63 minus the depth.
     shift: u32,
-    /// By page number: its index in the table.
-    numbers: Vec<u32>,
 }
 
 /// A page as the directory sees it.
@@ -26,22 +40,38 @@ pub(super) struct Bucket {
     pub index: u32,
 }
 
-impl Directory {
-    /// The page for a hash.
-    #[inline(always)]
-    pub fn page(&self, hash: u64) -> Option<usize> {
-        // Two shifts, because a shift by 64 (depth 0) does not exist.
-        self.pages.get((hash >> 1 >> self.shift) as usize).map(|&index| index as usize)
+impl Directories {
+    /// Directories without pages for this many key groups.
+    pub fn empty(key_groups: usize) -> Self {
+        Self {
+            heads: vec![Head { first: 0, shift: 63 }; key_groups],
+            slots: vec![NO_PAGE],
+            numbers: vec![Vec::new(); key_groups],
+        }
     }
 
-    /// How many pages there are.
-    pub fn len(&self) -> usize {
-        self.numbers.len()
+    /// Whether there are no directories at all yet.
+    pub fn is_empty(&self) -> bool {
+        self.heads.is_empty()
+    }
+
+    /// The index of the page for a hash, or `NO_PAGE`. Key groups count from the first of the range.
+    #[inline(always)]
+    pub fn page(&self, key_group: usize, hash: u64) -> u32 {
+        let Some(head) = self.heads.get(key_group) else { return NO_PAGE };
+        // Two shifts, because a shift by 64 (depth 0) does not exist.
+        let at = head.first as usize + (hash >> 1 >> head.shift) as usize;
+        self.slots.get(at).map_or(NO_PAGE, |&index| index)
+    }
+
+    /// How many pages a key group has.
+    pub fn len(&self, key_group: usize) -> usize {
+        self.numbers[key_group].len()
     }
 
     /// The page of a number.
-    pub fn numbered(&self, number: u32) -> Option<usize> {
-        self.numbers.get(number as usize).map(|&index| index as usize)
+    pub fn numbered(&self, key_group: usize, number: u32) -> Option<usize> {
+        self.numbers.get(key_group)?.get(number as usize).map(|&index| index as usize)
     }
 
     /// Whether a page of this depth is still within reason for `pages` pages.
@@ -49,29 +79,36 @@ impl Directory {
         u32::from(depth) <= pages.max(1).ilog2() + 1 + DEPTH_SLACK
     }
 
-    /// Adds the first page, which takes every hash.
-    pub fn start(&mut self, index: u32) {
-        *self = Self { pages: vec![index], shift: 63, numbers: vec![index] };
+    /// Adds the first page of a key group, which takes every hash.
+    pub fn start(&mut self, key_group: usize, index: u32) {
+        self.heads[key_group] = Head { first: self.slots.len() as u32, shift: 63 };
+        self.slots.push(index);
+        self.numbers[key_group] = vec![index];
     }
 
     /// Gives the hashes of `bucket` to its page, which is new.
-    pub fn add(&mut self, bucket: Bucket) {
-        while 63 - self.shift < u32::from(bucket.depth) {
-            self.pages = self.pages.iter().flat_map(|&index| [index, index]).collect();
-            self.shift -= 1;
+    pub fn add(&mut self, key_group: usize, bucket: Bucket) {
+        while 63 - self.heads[key_group].shift < u32::from(bucket.depth) {
+            let head = &mut self.heads[key_group];
+            let (first, len) = (head.first as usize, 1 << (63 - head.shift));
+            *head = Head { first: self.slots.len() as u32, shift: head.shift - 1 };
+            for at in first..first + len {
+                self.slots.extend([self.slots[at]; 2]);
+            }
         }
-        self.numbers.push(bucket.index);
-        self.fill(bucket);
+        self.numbers[key_group].push(bucket.index);
+        self.fill(key_group, bucket);
     }
 
-    fn fill(&mut self, bucket: Bucket) {
-        let first = (bucket.prefix >> 1 >> self.shift) as usize;
-        let count = 1usize << (63 - self.shift - u32::from(bucket.depth));
-        self.pages[first..first + count].fill(bucket.index);
+    fn fill(&mut self, key_group: usize, bucket: Bucket) {
+        let Head { first, shift } = self.heads[key_group];
+        let from = first as usize + (bucket.prefix >> 1 >> shift) as usize;
+        let count = 1usize << (63 - shift - u32::from(bucket.depth));
+        self.slots[from..from + count].fill(bucket.index);
     }
 
-    /// Rebuilds the directory from its pages in the order of their numbers, or says what is wrong with them.
-    pub fn rebuild(buckets: &[Bucket]) -> Result<Self, &'static str> {
+    /// Rebuilds the directory of a key group from its pages in the order of their numbers, or says what is wrong with them.
+    pub fn rebuild(&mut self, key_group: usize, buckets: &[Bucket]) -> Result<(), &'static str> {
         let mut sorted = buckets.to_vec();
         sorted.sort_unstable();
         let mut covered = 0u128;
@@ -88,10 +125,11 @@ impl Directory {
             return Err("the hash prefixes of the key group's pages leave a gap");
         }
         let depth = sorted.iter().map(|bucket| u32::from(bucket.depth)).max().unwrap_or(0);
-        let numbers = buckets.iter().map(|bucket| bucket.index).collect();
-        let mut directory = Self { pages: vec![0; 1 << depth], shift: 63 - depth, numbers };
-        sorted.into_iter().for_each(|bucket| directory.fill(bucket));
-        Ok(directory)
+        self.heads[key_group] = Head { first: self.slots.len() as u32, shift: 63 - depth };
+        self.slots.resize(self.slots.len() + (1 << depth), NO_PAGE);
+        self.numbers[key_group] = buckets.iter().map(|bucket| bucket.index).collect();
+        sorted.into_iter().for_each(|bucket| self.fill(key_group, bucket));
+        Ok(())
     }
 }
 
@@ -105,31 +143,36 @@ mod tests {
     fn a_rebuilt_directory_finds_what_the_grown_one_found() {
         let buckets = [(0, 1, 0), (HALF, 3, 1), (HALF | HALF >> 1, 2, 2), (HALF | HALF >> 2, 3, 3)];
         let buckets = buckets.map(|(prefix, depth, index)| Bucket { prefix, depth, index });
-        let mut grown = Directory::default();
-        grown.start(0);
+        let mut grown = Directories::empty(3);
+        grown.start(1, 0);
         let mut first_half = buckets[1];
         for depth in [1, 2, 3] {
             first_half.depth = depth;
             match depth {
-                1 => grown.add(first_half),
-                2 => grown.add(buckets[2]),
-                _ => grown.add(buckets[3]),
+                1 => grown.add(1, first_half),
+                2 => grown.add(1, buckets[2]),
+                _ => grown.add(1, buckets[3]),
             }
         }
-        let rebuilt = Directory::rebuild(&buckets).unwrap_or_default();
+        let mut rebuilt = Directories::empty(3);
+        rebuilt.rebuild(1, &buckets).unwrap();
         for hash in (0..64).map(|i| i << 58) {
-            assert_eq!(grown.page(hash), rebuilt.page(hash));
+            assert_eq!(grown.page(1, hash), rebuilt.page(1, hash));
+            assert_eq!(grown.page(2, hash), NO_PAGE);
         }
-        assert_eq!(rebuilt.page(HALF), Some(1));
-        assert_eq!(rebuilt.page(u64::MAX), Some(2));
+        assert_eq!(rebuilt.page(1, HALF), 1);
+        assert_eq!(rebuilt.page(1, u64::MAX), 2);
+        assert_eq!(rebuilt.page(3, 0), NO_PAGE);
     }
 
     #[test]
     fn gaps_and_overlaps_and_chosen_depths_are_refused() {
         let bucket = |prefix, depth| Bucket { prefix, depth, index: 0 };
-        assert!(Directory::rebuild(&[bucket(0, 1)]).is_err());
-        assert!(Directory::rebuild(&[bucket(0, 0), bucket(HALF, 1)]).is_err());
-        assert!(Directory::rebuild(&[bucket(0, 1), bucket(0, 1)]).is_err());
-        assert!(Directory::rebuild(&[bucket(0, 60)]).is_err());
+        let rebuild = |buckets: &[Bucket]| Directories::empty(1).rebuild(0, buckets);
+        assert!(rebuild(&[bucket(0, 0)]).is_ok());
+        assert!(rebuild(&[bucket(0, 1)]).is_err());
+        assert!(rebuild(&[bucket(0, 0), bucket(HALF, 1)]).is_err());
+        assert!(rebuild(&[bucket(0, 1), bucket(0, 1)]).is_err());
+        assert!(rebuild(&[bucket(0, 60)]).is_err());
     }
 }

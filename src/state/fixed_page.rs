@@ -3,7 +3,7 @@
 //! Here: where the cell of a slot lies. Unlike the column layout first planned, a cell keeps key and value together: an update of a
 //! random key then misses the cache once instead of twice. Not here: tags and bits (`page`).
 
-use super::page::{CONTROL_LEN, GROUPS_START, LANES, PAGE_LEN, SlotAt};
+use super::page::{CONTROL_LEN, GROUPS_START, LANES, PAGE_LEN, SMALL_PAGE_LEN, SlotAt};
 use std::ops::Range;
 
 /// The lengths that make up a page of fixed cells.
@@ -13,6 +13,8 @@ pub(super) struct FixedShape {
     pub value_len: usize,
     /// Groups per page.
     pub groups: usize,
+    /// Groups per small page.
+    pub small_groups: usize,
     /// From one group to the next.
     pub stride: usize,
 }
@@ -28,10 +30,9 @@ impl FixedShape {
             return None;
         }
         let stride = (CONTROL_LEN + LANES * cell_len).next_multiple_of(16);
-        let fitting = (PAGE_LEN - GROUPS_START) / stride;
-        // A slot number has 14 bits in a delta; cells of one or two bytes would need more.
-        let groups = if fitting > 256 { 256 } else { fitting };
-        Some(Self { key_len, value_len, groups, stride })
+        let groups = (PAGE_LEN - GROUPS_START) / stride;
+        let small_groups = (SMALL_PAGE_LEN - GROUPS_START) / stride;
+        Some(Self { key_len, value_len, groups, small_groups, stride })
     }
 
     #[inline(always)]
@@ -41,7 +42,28 @@ impl FixedShape {
 
     #[inline(always)]
     const fn cell_offset(self, at: SlotAt) -> usize {
-        GROUPS_START + at.group * self.stride + CONTROL_LEN + at.lane * self.cell_len()
+        GROUPS_START + at.group * self.stride + self.cell_in_group(at.lane).start
+    }
+
+    /// The cell of a lane, counted from the start of its group.
+    #[inline(always)]
+    pub const fn cell_in_group(self, lane: usize) -> Range<usize> {
+        let start = CONTROL_LEN + lane * self.cell_len();
+        start..start + self.cell_len()
+    }
+
+    /// The key of a lane, likewise.
+    #[inline(always)]
+    pub const fn key_in_group(self, lane: usize) -> Range<usize> {
+        let start = self.cell_in_group(lane).start;
+        start..start + self.key_len
+    }
+
+    /// The value of a lane, likewise.
+    #[inline(always)]
+    pub const fn value_in_group(self, lane: usize) -> Range<usize> {
+        let start = self.cell_in_group(lane).start + self.key_len;
+        start..start + self.value_len
     }
 
     #[inline(always)]
@@ -71,12 +93,13 @@ mod tests {
         for len in 1..=CELL_LEN_MAX {
             let shape = FixedShape::of(1, len - 1).unwrap();
             assert!(shape.cell(SlotAt { group: shape.groups - 1, lane: LANES - 1 }).end <= PAGE_LEN);
-            assert!(shape.groups >= 5);
+            assert!(shape.cell(SlotAt { group: shape.small_groups - 1, lane: LANES - 1 }).end <= SMALL_PAGE_LEN);
+            assert!(shape.groups >= 7 && shape.groups * LANES <= 1 << 14);
         }
     }
 
     #[test]
     fn eight_byte_keys_with_sixteen_byte_values_cost_26_bytes_a_slot() {
-        assert_eq!(FixedShape::of(8, 16).unwrap().groups * LANES, 636);
+        assert_eq!(FixedShape::of(8, 16).unwrap().groups * LANES, 624);
     }
 }

@@ -3,7 +3,7 @@
 //! Here: what differs between the layouts. Not here: what is the same, tags, bits and probing (`page`).
 
 use super::fixed_page::FixedShape;
-use super::page::{Grid, LANES, Page, PageBytes, SlotAt};
+use super::page::{Grid, LANES, PAGE_LEN, Page, PageBytes, SMALL_PAGE_LEN, SlotAt};
 use super::page_hash::page_hash;
 use super::slotted_page::{self, CellHead};
 use std::ops::Range;
@@ -28,23 +28,40 @@ impl Layout {
         Layout::Slotted
     }
 
+    /// The length of a key group's first page. Cells of varying length may need a page of full length for one of them.
+    pub const fn first_page_len(self) -> usize {
+        match self {
+            Layout::Fixed(_) => SMALL_PAGE_LEN,
+            Layout::Slotted => PAGE_LEN,
+        }
+    }
+
+    /// Whether a page may have this length.
+    pub const fn is_page_len(self, len: usize) -> bool {
+        len == PAGE_LEN || len == self.first_page_len()
+    }
+
     /// How the groups of a page lie.
     #[inline(always)]
-    pub const fn grid(self) -> Grid {
+    pub const fn grid(self, bytes: &PageBytes) -> Grid {
         match self {
+            Layout::Fixed(shape) if bytes.len() == SMALL_PAGE_LEN => {
+                Grid { groups: shape.small_groups, stride: shape.stride }
+            }
             Layout::Fixed(shape) => Grid { groups: shape.groups, stride: shape.stride },
             Layout::Slotted => slotted_page::GRID,
         }
     }
 
-    /// Slots per page.
-    pub const fn slots(self) -> usize {
-        self.grid().groups * LANES
+    /// Slots of a page.
+    pub const fn slots(self, bytes: &PageBytes) -> usize {
+        self.grid(bytes).groups * LANES
     }
 
-    /// Slots that may be in use before a page splits: at 15/16 a probe still ends within a group or two.
-    pub const fn used_max(self) -> usize {
-        self.slots() / 16 * 15
+    /// Slots that may be in use before a page grows or splits: at 15/16 a probe still ends within a group or two.
+    pub const fn used_max(self, bytes: &PageBytes) -> usize {
+        let slots = self.slots(bytes);
+        slots - slots.div_ceil(16)
     }
 
     /// The key and its kind in a live slot.

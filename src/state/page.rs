@@ -1,27 +1,32 @@
-//! A page: one bucket of a table, 16 KiB, and what the table remembers about it outside those bytes.
+//! A page: one bucket of a table, and what the table remembers about it outside those bytes.
 //!
 //! ```text
 //! 0      header: 64 bytes, filled in only when the page leaves memory (`piece`)
-//! 64     groups: a control of 16 bytes, then what 12 slots hold (`fixed_page`, `slotted_page`)
-//!        control: 12 tags, 16 bits of parity 0, 16 bits of parity 1
+//! 64     groups: a control of 16 bytes, then what 8 slots hold (`fixed_page`, `slotted_page`)
+//!        control: 8 tags, 16 bits of parity 0, 16 bits of parity 1, 4 bytes of zero
 //!        a tag per slot: 0 empty, 1 deleted, >= 2 live (from the key's hash)
-//!        a bit per slot and parity: the slot changed in the epoch of that parity (12 bits are used)
+//!        a bit per slot and parity: the slot changed in the epoch of that parity (8 bits are used)
 //! ```
+//! A page is 16 KiB long. Only the first page of a key group may be a small one of 4 KiB, until it is full: a state with few keys
+//! would otherwise be spread so thin over its key groups that it leaves the cache. The length of its bytes says what a page is.
+//!
 //! Tags and bits of a slot share a cache line, so marking a slot dirty touches nothing that finding it had not touched. Controls lie among
 //! the cells because pages are aligned to 16 KiB: side by side at the start of each page they would all fall into the same few cache sets.
 //!
 //! Invariant: a live slot is reachable: no group between its home group and its own holds an empty slot.
 
-use crate::memory::Block;
+use crate::memory::{Block, BlockSize};
 
 /// The length of a page.
 pub(super) const PAGE_LEN: usize = 16 << 10;
+/// The length of a small page.
+pub(super) const SMALL_PAGE_LEN: usize = 4 << 10;
 /// Where the groups begin.
 pub(super) const GROUPS_START: usize = 64;
 /// The length of a group's control.
 pub(super) const CONTROL_LEN: usize = 16;
 /// Slots per group.
-pub(super) const LANES: usize = 12;
+pub(super) const LANES: usize = 8;
 /// The tag of a slot that never held a key since the page was laid out.
 pub(super) const EMPTY: u8 = 0;
 /// The tag of a slot whose key was removed while others may lie behind it.
@@ -35,7 +40,12 @@ pub(super) const LISTED: u8 = 1;
 pub(super) const IMAGE: u8 = 2;
 
 /// The bytes of a page.
-pub(super) type PageBytes = [u8; PAGE_LEN];
+pub(super) type PageBytes = [u8];
+
+/// The block a page of this length lies in.
+pub(super) fn block_size(len: usize) -> BlockSize {
+    if len == SMALL_PAGE_LEN { BlockSize::K4 } else { BlockSize::K16 }
+}
 
 /// A page in memory.
 pub(super) struct Page {
@@ -121,6 +131,7 @@ impl Page {
     /// A page without keys in a block of any content.
     pub fn empty(mut block: Block, group: u16, number: u32, prefix: u64, depth: u8) -> Self {
         block.fill(0);
+        let heap_start = block.len() as u16;
         Self {
             block,
             prefix,
@@ -130,7 +141,7 @@ impl Page {
             group,
             live: 0,
             used: 0,
-            heap_start: PAGE_LEN as u16,
+            heap_start,
             garbage: 0,
             depth,
             flags: [0; 2],
@@ -139,19 +150,24 @@ impl Page {
 
     #[inline(always)]
     pub fn bytes(&self) -> &PageBytes {
-        (&self.block[..]).try_into().expect("a page is a block of 16 KiB")
+        &self.block
     }
 
     #[inline(always)]
     pub fn bytes_mut(&mut self) -> &mut PageBytes {
-        (&mut self.block[..]).try_into().expect("a page is a block of 16 KiB")
+        &mut self.block
+    }
+
+    /// Brings the cache line at `offset` nearer.
+    #[inline(always)]
+    pub fn prefetch(&self, offset: usize) {
+        self.block.prefetch(offset);
     }
 
     /// The bits of the slot's group: parity 0 in the low half, parity 1 in the high half.
     #[inline(always)]
     pub fn bits(&self, grid: Grid, at: SlotAt) -> u32 {
-        let offset = grid.bits_offset(at);
-        u32::from_le_bytes(self.bytes()[offset..offset + 4].try_into().expect("four bytes"))
+        control_bits(&self.bytes()[grid.control_offset(at.group)..])
     }
 
     #[inline(always)]
@@ -193,72 +209,95 @@ impl Page {
 /// The tag of a live slot.
 #[inline(always)]
 pub(super) fn tag_of(hash: u64) -> u8 {
-    (2 + (((hash & 0xff) * 254) >> 8)) as u8
+    let tag = hash as u8;
+    if tag <= DELETED { tag + 2 } else { tag }
 }
 
 /// The group where probing begins.
 #[inline(always)]
-fn home_group(hash: u64, groups: usize) -> usize {
+pub(super) fn home_group(hash: u64, groups: usize) -> usize {
     ((hash >> 8 & 0xffff) as usize * groups) >> 16
 }
 
-const LOW: u128 = 0x01010101_01010101_01010101;
-const HIGH: u128 = LOW << 7;
+const ONES: u64 = 0x0101_0101_0101_0101;
 
-/// A set high bit for each of the twelve tags that is zero. Exact for the lowest; above it a tag of 1 may appear as well.
+/// The tags of a group.
+#[derive(Clone, Copy)]
+pub(super) struct Tags(u64);
+
+impl Tags {
+    /// The tags in the control that `bytes` begin with.
+    #[inline(always)]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(u64::from_le_bytes(*bytes.first_chunk().expect("a control begins with eight tags")))
+    }
+
+    /// The highest bit of each byte whose tag is this one.
+    #[inline(always)]
+    pub fn matches(self, tag: u8) -> u64 {
+        zero_bytes(self.0 ^ (u64::from(tag) * ONES))
+    }
+
+    /// The highest bit of each byte whose tag is that of a slot without a key.
+    #[inline(always)]
+    fn open(self) -> u64 {
+        zero_bytes(self.0 & !ONES)
+    }
+}
+
+/// The highest bit of each byte that is zero.
 #[inline(always)]
-fn zero_tags(word: u128) -> u128 {
-    word.wrapping_sub(LOW) & !word & HIGH
+fn zero_bytes(word: u64) -> u64 {
+    let low = ONES * 0x7f;
+    !(((word & low) + low) | word | low)
+}
+
+/// The lane of the lowest bit of a mask.
+#[inline(always)]
+pub(super) fn first_lane(mask: u64) -> usize {
+    mask.trailing_zeros() as usize / 8
+}
+
+/// The bits in the control that `bytes` begin with: parity 0 in the low half, parity 1 in the high half.
+#[inline(always)]
+pub(super) fn control_bits(bytes: &[u8]) -> u32 {
+    u32::from_le_bytes(bytes[LANES..LANES + 4].try_into().expect("four bytes"))
 }
 
 #[inline(always)]
-fn control(bytes: &PageBytes, grid: Grid, group: usize) -> u128 {
+fn tags(bytes: &PageBytes, grid: Grid, group: usize) -> Tags {
     let offset = grid.control_offset(group);
-    u128::from_le_bytes(bytes[offset..offset + CONTROL_LEN].try_into().expect("sixteen bytes"))
+    Tags::of(&bytes[offset..offset + CONTROL_LEN])
 }
 
 /// Whether a group has an empty slot, so that no key lies behind it.
 pub(super) fn has_empty(bytes: &PageBytes, grid: Grid, group: usize) -> bool {
-    zero_tags(control(bytes, grid, group)) != 0
-}
-
-/// The control group where probing for a hash begins.
-#[inline(always)]
-pub(super) fn home_control(bytes: &PageBytes, grid: Grid, hash: u64) -> u128 {
-    control(bytes, grid, home_group(hash, grid.groups))
-}
-
-/// The first slot of the home group, read as `word`, that has the hash's tag: most likely the key's.
-#[inline(always)]
-pub(super) fn likely_slot(word: u128, grid: Grid, hash: u64) -> Option<SlotAt> {
-    let hits = zero_tags((word & (LOW * 0xff)) ^ (u128::from(tag_of(hash)) * LOW));
-    (hits != 0).then(|| SlotAt { group: home_group(hash, grid.groups), lane: hits.trailing_zeros() as usize / 8 })
+    tags(bytes, grid, group).matches(EMPTY) != 0
 }
 
 /// Looks for a key; `is_key` compares the key of a slot.
 #[inline(always)]
 pub(super) fn probe(bytes: &PageBytes, grid: Grid, hash: u64, is_key: impl Fn(SlotAt) -> bool) -> Probe {
-    let pattern = u128::from(tag_of(hash)) * LOW;
+    let tag = tag_of(hash);
     let mut group = home_group(hash, grid.groups);
     let mut free = None;
     for _ in 0..grid.groups {
-        let word = control(bytes, grid, group);
-        // A lane that only appears to match holds the tag with its lowest bit flipped, so it is live too and `is_key` decides.
-        let mut hits = zero_tags((word & (LOW * 0xff)) ^ pattern);
+        let tags = tags(bytes, grid, group);
+        let mut hits = tags.matches(tag);
         while hits != 0 {
-            let at = SlotAt { group, lane: hits.trailing_zeros() as usize / 8 };
+            let at = SlotAt { group, lane: first_lane(hits) };
             if is_key(at) {
                 return Probe::Found(at);
             }
             hits &= hits - 1;
         }
         if free.is_none() {
-            let open = zero_tags(word & (LOW * 0xfe));
+            let open = tags.open();
             if open != 0 {
-                free = Some(SlotAt { group, lane: open.trailing_zeros() as usize / 8 });
+                free = Some(SlotAt { group, lane: first_lane(open) });
             }
         }
-        if zero_tags(word) != 0 {
+        if tags.matches(EMPTY) != 0 {
             break;
         }
         group = if group + 1 == grid.groups { 0 } else { group + 1 };
@@ -272,17 +311,15 @@ mod tests {
 
     #[test]
     fn every_hash_gives_a_live_tag() {
-        assert_eq!(tag_of(0), 2);
-        assert_eq!(tag_of(u64::MAX), 255);
+        assert!((0..=255).all(|hash| tag_of(hash) > DELETED));
     }
 
     #[test]
-    fn the_lowest_zero_tag_is_exact_whatever_the_bits_beside_the_tags() {
-        for lane in 0..LANES {
-            let word = ((LOW * 0xff) & !(0xff << (8 * lane))) | (0xffff_ffff << 96);
-            assert_eq!(zero_tags(word).trailing_zeros() as usize / 8, lane);
-            assert_eq!(zero_tags(word).count_ones(), 1);
-        }
-        assert_eq!(zero_tags(LOW * 7), 0);
+    fn the_slots_of_a_tag_are_found_exactly() {
+        let tags = Tags::of(&[7, 0, 1, 7, 6, 8, 0x87, 255]);
+        assert_eq!(tags.matches(7), 0x80 | 0x80 << 24);
+        assert_eq!(tags.matches(255), 0x80 << 56);
+        assert_eq!(tags.matches(9), 0);
+        assert_eq!((tags.matches(EMPTY), tags.open()), (0x80 << 8, 0x80 << 8 | 0x80 << 16));
     }
 }

@@ -1,10 +1,11 @@
 //! The bytes of a piece: an image of a page, or the changed slots of one. They outlive the process.
 //!
 //! ```text
-//! head, 32 bytes      magic u32, page number u32, state u64, prefix u64, key group u16, entries u16, kind u8, depth u8, zero u16
-//! kind 1, page        the page itself (the head lies in its header), 16 KiB, bits zero; fixed layout only
+//! head, 32 bytes      magic u32, page number u32, state u64, prefix u64, key group u16, entries u16, kind u8, depth u8,
+//!                     page length in KiB u8 (0 in a delta), zero u8
+//! kind 1, page        the page itself (the head lies in its header), bits zero; fixed layout only
 //! kind 2, entries     every slot that is not empty, in slot order: {slot u14 | state u2, cell if live}
-//! kind 3, delta       every changed slot, likewise; a delta does not know its page's depth
+//! kind 3, delta       every changed slot, likewise; a delta does not know its page's depth and length
 //! ```
 //! All little-endian. A piece is at most a page long. Checksums belong to the store.
 //! Here: writing, and reading the head and the entries with every length checked. Not here: building pages of them (`restore`).
@@ -37,7 +38,8 @@ pub(super) struct PieceHead {
     pub entries: u16,
     pub kind: u8,
     pub depth: u8,
-    zero: u16,
+    page_len_kib: u8,
+    zero: u8,
 }
 
 /// What a slot holds.
@@ -87,23 +89,29 @@ pub(super) fn write_page_head(page: &mut Page, state: u64, layout: Layout) {
     let used = usize::from(page.used);
     let kind = match layout {
         // Half empty pages are shorter entry by entry.
-        Layout::Fixed(shape) if (used * (2 + shape.cell_len()) + HEAD_LEN) * 2 > PAGE_LEN => KIND_PAGE,
+        Layout::Fixed(shape) if (used * (2 + shape.cell_len()) + HEAD_LEN) * 2 > page.bytes().len() => KIND_PAGE,
         _ => KIND_ENTRIES,
     };
     let mut head = head_of(page, state, kind);
     head.depth = page.depth;
     head.entries = page.used;
+    head.page_len_kib = (page.bytes().len() >> 10) as u8;
     page.bytes_mut()[..HEAD_LEN].copy_from_slice(bytemuck::bytes_of(&head));
 }
 
 fn head_of(page: &Page, state: u64, kind: u8) -> PieceHead {
     let (number, key_group, prefix) = (page.number, page.group, page.prefix);
-    PieceHead { magic: MAGIC, number, state, prefix, key_group, entries: 0, kind, depth: 0, zero: 0 }
+    PieceHead { magic: MAGIC, number, state, prefix, key_group, entries: 0, kind, depth: 0, page_len_kib: 0, zero: 0 }
 }
 
 impl PieceHead {
     fn page_key(&self) -> PageKey {
         PageKey { state: self.state, key_group: self.key_group, page: self.number }
+    }
+
+    /// The length of the page that an image is of.
+    pub fn page_len(&self) -> usize {
+        usize::from(self.page_len_kib) << 10
     }
 
     /// The head of a piece and what follows it.
@@ -125,9 +133,9 @@ pub(super) fn put_image(out: &mut PieceBuffer, bytes: &PageBytes, layout: Layout
         out.append(bytes);
     } else {
         out.append(&bytes[..HEAD_LEN]);
-        for slot in 0..layout.slots() {
+        for slot in 0..layout.slots(bytes) {
             let at = SlotAt::of(slot);
-            match bytes[layout.grid().tag_offset(at)] {
+            match bytes[layout.grid(bytes).tag_offset(at)] {
                 EMPTY => {}
                 super::page::DELETED => out.append(&slot_word(slot, SlotState::Deleted).to_le_bytes()),
                 _ => {
@@ -191,19 +199,21 @@ pub(super) struct Entry<'a> {
     pub cell: &'a [u8],
 }
 
-/// Reads the entries behind a head: `count` of them in slot order, and nothing after them.
+/// Reads the entries behind a head: `count` of them in slot order, and nothing after them; hands each to `each` together with the page
+/// they are of.
 pub(super) fn read_entries(
     mut bytes: &[u8],
     count: u16,
+    page: &mut Page,
     layout: Layout,
-    mut each: impl FnMut(Entry) -> Result<(), &'static str>,
+    mut each: impl FnMut(&mut Page, Entry) -> Result<(), &'static str>,
 ) -> Result<(), &'static str> {
     let mut next_slot = 0;
     for _ in 0..count {
         let (word, rest) = bytes.split_at_checked(2).ok_or("the piece ends within an entry")?;
         let word = u16::from_le_bytes([word[0], word[1]]);
         let slot = usize::from(slot_of(word));
-        if slot < next_slot || slot >= layout.slots() {
+        if slot < next_slot || slot >= layout.slots(page.bytes()) {
             return Err("an entry's slot is out of order or out of range");
         }
         next_slot = slot + 1;
@@ -219,7 +229,7 @@ pub(super) fn read_entries(
         };
         let (cell, rest) = rest.split_at(len);
         bytes = rest;
-        each(Entry { at: SlotAt::of(slot), state, cell })?;
+        each(page, Entry { at: SlotAt::of(slot), state, cell })?;
     }
     if bytes.is_empty() { Ok(()) } else { Err("the piece goes on after its last entry") }
 }

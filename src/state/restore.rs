@@ -6,10 +6,10 @@
 //! Two stages: a piece is applied when its form is sound; whether its content is (keys hash into the page, are reachable, occur once) is
 //! checked in `finish`, when the page is complete.
 
-use super::StateError;
-use super::directory::{Bucket, Directory};
+use super::{KeyGroup, StateError};
+use super::directory::{Bucket, Directories};
 use super::layout::Layout;
-use super::page::{DELETED, EMPTY, GROUPS_START, PAGE_LEN, Page, Probe, SlotAt, probe, tag_of};
+use super::page::{DELETED, EMPTY, GROUPS_START, Page, Probe, SlotAt, probe, tag_of};
 use super::piece::{self, KIND_DELTA, KIND_ENTRIES, KIND_PAGE, PieceHead, SlotState};
 use super::table::{Table, live_slots};
 use crate::checkpoint::{PageKey, PieceKind};
@@ -71,12 +71,11 @@ impl Restoring {
         }
     }
 
-    fn directories(&self, table: &Table) -> Result<Vec<Directory>, StateError> {
-        let mut directories = Vec::new();
+    fn directories(&self, table: &Table) -> Result<Directories, StateError> {
         if self.pages.is_empty() {
-            return Ok(directories);
+            return Ok(Directories::default());
         }
-        directories.resize_with(table.range.len(), Directory::default);
+        let mut directories = Directories::empty(table.range.len());
         let mut pages = self.pages.iter().peekable();
         let mut buckets = Vec::new();
         while let Some((&(key_group, number), &index)) = pages.next() {
@@ -88,8 +87,8 @@ impl Restoring {
             }
             buckets.push(Bucket { prefix: page.prefix, depth: page.depth, index: index as u32 });
             if pages.peek().is_none_or(|next| next.0.0 != key_group) {
-                let directory = Directory::rebuild(&buckets).map_err(|what| table.damaged(key, what))?;
-                directories[usize::from(key_group - table.range.start)] = directory;
+                let directory = table.directory_of(KeyGroup(key_group));
+                directories.rebuild(directory, &buckets).map_err(|what| table.damaged(key, what))?;
                 buckets.clear();
             }
         }
@@ -112,14 +111,17 @@ impl Table {
         if head.depth > 63 || (head.prefix << head.depth) != 0 {
             return Err(self.damaged(key, "the page's prefix is longer than its depth"));
         }
-        let mut page = Page::empty(self.take_block()?, key.key_group, key.page, head.prefix, head.depth);
+        if !self.layout.is_page_len(head.page_len()) {
+            return Err(self.damaged(key, "the image is of a page length this state does not use"));
+        }
+        let mut page = Page::empty(self.take_block(head.page_len())?, key.key_group, key.page, head.prefix, head.depth);
         let filled = match (head.kind, self.layout) {
             (KIND_PAGE, Layout::Fixed(_)) => fill_whole(&mut page, bytes, head, self.layout),
-            (KIND_ENTRIES, _) => piece::read_entries(body, head.entries, self.layout, |entry| {
+            (KIND_ENTRIES, _) => piece::read_entries(body, head.entries, &mut page, self.layout, |page, entry| {
                 if entry.state == SlotState::Empty {
                     return Err("an image lists an empty slot");
                 }
-                put_entry(&mut page, self.layout, &entry)
+                put_entry(page, self.layout, &entry)
             }),
             _ => Err("the image is of no kind this state writes"),
         };
@@ -133,30 +135,31 @@ impl Table {
             return Err("the delta does not go with its page");
         }
         // First all old cells go, then the new ones come: in any other order they might not fit in between.
-        piece::read_entries(body, head.entries, layout, |entry| {
+        piece::read_entries(body, head.entries, page, layout, |page, entry| {
             clear_slot(page, layout, entry.at);
             Ok(())
         })?;
-        piece::read_entries(body, head.entries, layout, |entry| put_entry(page, layout, &entry))
+        piece::read_entries(body, head.entries, page, layout, |page, entry| put_entry(page, layout, &entry))
     }
 
     fn check_page(&self, page: &Page) -> Result<(), &'static str> {
         let layout = self.layout;
         let bytes = page.bytes();
-        if usize::from(page.used) > layout.used_max() {
+        if usize::from(page.used) > layout.used_max(bytes) {
             return Err("more slots are in use than a page allows");
         }
+        let grid = layout.grid(bytes);
         for at in live_slots(bytes, layout) {
             let (kind, key) = layout.key(bytes, at);
             let key = &bytes[key];
             let hash = layout.hash(bytes, at);
-            if bytes[layout.grid().tag_offset(at)] != tag_of(hash) {
+            if bytes[grid.tag_offset(at)] != tag_of(hash) {
                 return Err("a slot's tag is not its key's");
             }
             if (hash ^ page.prefix) >> 1 >> (63 - u32::from(page.depth)) != 0 {
                 return Err("a key belongs to another page");
             }
-            let found = probe(bytes, layout.grid(), hash, |at| layout.is_key(bytes, at, kind, key));
+            let found = probe(bytes, grid, hash, |at| layout.is_key(bytes, at, kind, key));
             if found != Probe::Found(at) {
                 return Err("a key is out of reach or occurs twice");
             }
@@ -169,13 +172,13 @@ impl Table {
 }
 
 fn fill_whole(page: &mut Page, bytes: &[u8], head: &PieceHead, layout: Layout) -> Result<(), &'static str> {
-    if bytes.len() != PAGE_LEN {
+    if bytes.len() != page.bytes().len() {
         return Err("the image is not as long as a page");
     }
     page.bytes_mut()[GROUPS_START..].copy_from_slice(&bytes[GROUPS_START..]);
-    let grid = layout.grid();
+    let grid = layout.grid(page.bytes());
     (0..grid.groups).for_each(|group| page.set_bits(grid, SlotAt { group, lane: 0 }, 0));
-    let tags = (0..layout.slots()).map(|slot| page.bytes()[grid.tag_offset(SlotAt::of(slot))]);
+    let tags = (0..layout.slots(page.bytes())).map(|slot| page.bytes()[grid.tag_offset(SlotAt::of(slot))]);
     let (mut live, mut used) = (0, 0);
     tags.for_each(|tag| {
         live += u16::from(tag > DELETED);
@@ -186,26 +189,28 @@ fn fill_whole(page: &mut Page, bytes: &[u8], head: &PieceHead, layout: Layout) -
 }
 
 fn clear_slot(page: &mut Page, layout: Layout, at: SlotAt) {
-    let tag = page.bytes()[layout.grid().tag_offset(at)];
+    let grid = layout.grid(page.bytes());
+    let tag = page.bytes()[grid.tag_offset(at)];
     page.used -= u16::from(tag != EMPTY);
     if tag > DELETED {
         layout.release(page, at);
         page.live -= 1;
     }
-    page.set_tag(layout.grid(), at, EMPTY);
+    page.set_tag(grid, at, EMPTY);
 }
 
 /// Puts an entry into a slot that is empty.
 fn put_entry(page: &mut Page, layout: Layout, entry: &piece::Entry) -> Result<(), &'static str> {
+    let grid = layout.grid(page.bytes());
     match entry.state {
         SlotState::Empty => return Ok(()),
-        SlotState::Deleted => page.set_tag(layout.grid(), entry.at, DELETED),
+        SlotState::Deleted => page.set_tag(grid, entry.at, DELETED),
         SlotState::Live => {
             if !layout.fits(page, entry.cell.len()) {
                 return Err("the entries do not fit in a page");
             }
             layout.put_cell(page, entry.at, entry.cell);
-            page.set_tag(layout.grid(), entry.at, tag_of(layout.cell_hash(entry.cell)));
+            page.set_tag(grid, entry.at, tag_of(layout.cell_hash(entry.cell)));
             page.live += 1;
         }
     }

@@ -10,7 +10,7 @@
 
 use super::StateError;
 use super::layout::Layout;
-use super::page::{DELETED, EMPTY, IMAGE, LISTED, NONE, PAGE_LEN, SlotAt};
+use super::page::{CONTROL_LEN, DELETED, EMPTY, IMAGE, LISTED, NONE, Page, PageBytes, SlotAt};
 use super::piece::{self, PieceBuffer, SlotState};
 use super::stage::StagedSlot;
 use super::table::{EntryAt, Table};
@@ -56,20 +56,24 @@ impl Table {
         if page.flags[sealed] & IMAGE != 0 {
             self.preserve(entry.page);
         } else {
-            let bit = super::page::Page::bit(entry.at, sealed);
-            let bits = page.bits(self.layout.grid(), entry.at);
+            let bit = Page::bit(entry.at, sealed);
+            let grid = self.layout.grid(page.bytes());
+            let bits = page.bits(grid, entry.at);
             if bits & bit != 0 {
-                page.set_bits(self.layout.grid(), entry.at, bits & !bit);
+                page.set_bits(grid, entry.at, bits & !bit);
                 self.stage_slots(entry.page, &[entry.at]);
             }
         }
+        let page = &mut self.pages[entry.page];
+        let grid = self.layout.grid(page.bytes());
+        page.set_bits(grid, entry.at, page.bits(grid, entry.at) | Page::bit(entry.at, self.parity));
     }
 
     /// Stages all that the sealed epoch still needs of a page.
     pub(super) fn preserve(&mut self, index: usize) {
         let sealed = 1 - self.parity;
-        let grid = self.layout.grid();
         let page = &mut self.pages[index];
+        let grid = self.layout.grid(page.bytes());
         if page.flags[sealed] & IMAGE != 0 {
             page.take_bits(grid, sealed, |_| {});
             piece::write_page_head(page, self.identity.id, self.layout);
@@ -118,19 +122,19 @@ impl Table {
         if self.sealed_left() == 0 {
             self.stage.clear();
         }
-        self.layout.grid().groups * super::page::CONTROL_LEN + out.len() - before
+        self.layout.grid(self.pages[index].bytes()).groups * CONTROL_LEN + out.len() - before
     }
 
     fn put_image(&mut self, index: usize, out: &mut PieceBuffer) {
         let page = &mut self.pages[index];
-        page.take_bits(self.layout.grid(), 1 - self.parity, |_| {});
+        page.take_bits(self.layout.grid(page.bytes()), 1 - self.parity, |_| {});
         piece::write_page_head(page, self.identity.id, self.layout);
         piece::put_image(out, page.bytes(), self.layout);
     }
 
     fn put_changes(&mut self, index: usize, out: &mut PieceBuffer) {
-        let grid = self.layout.grid();
         let page = &mut self.pages[index];
+        let grid = self.layout.grid(page.bytes());
         let mut slots = Vec::new();
         page.take_bits(grid, 1 - self.parity, |at| slots.push((at.slot() as u16, NONE)));
         let page = &self.pages[index];
@@ -138,7 +142,7 @@ impl Table {
         let cells_len: usize = slots.iter().map(|&(slot, _)| self.slot_len(bytes, slot)).sum();
         // Only a page that did not change since the barrier may still leave as a whole.
         let unchanged = page.flags[self.parity] & LISTED == 0 && page.staged == NONE;
-        if unchanged && (cells_len + slots.len() * 6) * 2 >= PAGE_LEN {
+        if unchanged && (cells_len + slots.len() * 6) * 2 >= bytes.len() {
             return self.put_image(index, out);
         }
         let mut position = std::mem::replace(&mut self.pages[index].staged, NONE);
@@ -162,7 +166,7 @@ impl Table {
         delta.end();
     }
 
-    fn slot_len(&self, bytes: &super::page::PageBytes, slot: u16) -> usize {
+    fn slot_len(&self, bytes: &PageBytes, slot: u16) -> usize {
         slot_content(bytes, self.layout, SlotAt::of(usize::from(slot))).1.len()
     }
 
@@ -170,10 +174,9 @@ impl Table {
     /// Records go on; a checkpoint that finds no memory must not fail the job.
     pub(super) fn abandon(&mut self) {
         let sealed = 1 - self.parity;
-        let grid = self.layout.grid();
         for index in std::mem::take(&mut self.lists[sealed]) {
             let page = &mut self.pages[index as usize];
-            page.take_bits(grid, sealed, |_| {});
+            page.take_bits(self.layout.grid(page.bytes()), sealed, |_| {});
             page.flags[sealed] = 0;
             page.staged = NONE;
             page.staged_image = NONE;
@@ -194,8 +197,8 @@ impl Table {
     }
 }
 
-fn slot_content(bytes: &super::page::PageBytes, layout: Layout, at: SlotAt) -> (SlotState, &[u8]) {
-    match bytes[layout.grid().tag_offset(at)] {
+fn slot_content(bytes: &PageBytes, layout: Layout, at: SlotAt) -> (SlotState, &[u8]) {
+    match bytes[layout.grid(bytes).tag_offset(at)] {
         EMPTY => (SlotState::Empty, &[]),
         DELETED => (SlotState::Deleted, &[]),
         _ => (SlotState::Live, &bytes[layout.cell(bytes, at)]),

@@ -1,8 +1,8 @@
 //! Cells of any length: a directory of offsets, and a heap that grows down from the end of the page.
 //!
 //! ```text
-//! 64      32 groups: control, then 12 offsets, u16, of the slots' cells
-//! 1344    free
+//! 64      48 groups: control, then 8 offsets, u16, of the slots' cells
+//! 1600    free
 //! heap_start .. 16384: cells {key length u12 | kind u4, value length u15 | chunked u1, key, value}
 //! ```
 //! Invariant: a slot keeps its number while its cell moves within the heap, so deltas may speak of slots.
@@ -11,7 +11,7 @@ use super::page::{CONTROL_LEN, GROUPS_START, Grid, LANES, PAGE_LEN, Page, PageBy
 use std::ops::Range;
 
 /// How the groups lie.
-pub(super) const GRID: Grid = Grid { groups: 32, stride: CONTROL_LEN + 2 * LANES };
+pub(super) const GRID: Grid = Grid { groups: 48, stride: CONTROL_LEN + 2 * LANES };
 /// The longest key, composite keys and chunk numbers included.
 pub(super) const KEY_LEN_MAX: usize = 2048;
 /// The longest value in one cell; longer ones are cut into chunks (`entries`).

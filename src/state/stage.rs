@@ -3,7 +3,7 @@
 //! Here: single slots, chained per page, and whole pages. Not here: when something must be staged (`seal`).
 //! Its blocks come from the arena and go back when the snapshot is done.
 
-use super::page::{PAGE_LEN, PageBytes};
+use super::page::{PageBytes, block_size};
 use crate::memory::{Arena, Block, BlockSize, MemoryError};
 
 const WHO: &str = "a snapshot of keyed state";
@@ -64,7 +64,7 @@ impl StageLog {
 
     /// Keeps a whole page; answers its index.
     pub fn push_image(&mut self, arena: &Arena, bytes: &PageBytes) -> Result<u32, MemoryError> {
-        let mut block = arena.take(WHO, BlockSize::K16)?;
+        let mut block = arena.take(WHO, block_size(bytes.len()))?;
         block.copy_from_slice(bytes);
         self.images.push(block);
         Ok(self.images.len() as u32 - 1)
@@ -72,8 +72,7 @@ impl StageLog {
 
     /// The page at an index that `push_image` answered.
     pub fn image(&self, index: u32) -> &PageBytes {
-        let block: &[u8] = &self.images[index as usize];
-        block.first_chunk::<PAGE_LEN>().expect("an image is a block of 16 KiB")
+        &self.images[index as usize]
     }
 
     /// Gives everything back.

@@ -5,15 +5,17 @@
 //!
 //! Invariant: whoever changes a slot calls `touch` first, so that a snapshot in progress keeps the old content.
 
-use super::directory::{Bucket, Directory};
+use super::directory::{Bucket, Directories, NO_PAGE};
 use super::layout::Layout;
+use super::fixed_page::FixedShape;
 use super::page::{
-    DELETED, EMPTY, IMAGE, LISTED, Page, PageBytes, Probe, SlotAt, has_empty, home_control, likely_slot, probe, tag_of,
+    CONTROL_LEN, DELETED, EMPTY, GROUPS_START, IMAGE, LISTED, PAGE_LEN, Page, PageBytes, Probe, SlotAt, Tags, block_size, control_bits,
+    first_lane, has_empty, home_group, probe, tag_of,
 };
 use super::slotted_page::{self, CellHead};
 use super::stage::StageLog;
 use super::{KeyGroup, KeyGroupRange, StateError};
-use crate::memory::{Arena, Block, BlockSize};
+use crate::memory::{Arena, Block};
 use std::ops::Range;
 
 const WHO: &str = "keyed state";
@@ -24,8 +26,7 @@ pub(super) struct Table {
     pub(super) layout: Layout,
     pub(super) range: KeyGroupRange,
     pub(super) arena: Arena,
-    /// By key group, from the first of the range.
-    pub(super) directories: Vec<Directory>,
+    pub(super) directories: Directories,
     pub(super) pages: Vec<Page>,
     /// Which of the two bits per slot belongs to the current epoch; the other is the sealed one's.
     pub(super) parity: usize,
@@ -64,6 +65,21 @@ pub(super) struct EntryAt {
     pub at: SlotAt,
 }
 
+/// The group of a page where probing for an entry begins.
+#[derive(Clone, Copy)]
+pub(super) struct Home {
+    page: u32,
+    /// Where the group begins in the page.
+    control: u32,
+}
+
+/// The slot where an entry is expected.
+#[derive(Clone, Copy)]
+pub(super) struct Likely {
+    home: Home,
+    lane: u32,
+}
+
 impl Table {
     pub fn new(identity: Identity, layout: Layout, range: KeyGroupRange, arena: Arena) -> Self {
         Self {
@@ -71,7 +87,7 @@ impl Table {
             layout,
             range,
             arena,
-            directories: Vec::new(),
+            directories: Directories::default(),
             pages: Vec::new(),
             parity: 0,
             lists: [Vec::new(), Vec::new()],
@@ -84,7 +100,14 @@ impl Table {
     /// The page that holds a hash of a key group.
     #[inline(always)]
     pub fn page_of(&self, group: KeyGroup, hash: u64) -> Option<usize> {
-        self.directories.get(usize::from(group.0.wrapping_sub(self.range.start)))?.page(hash)
+        let index = self.directories.page(self.directory_of(group), hash);
+        (index != NO_PAGE).then_some(index as usize)
+    }
+
+    /// The number of a key group among those of the range; too large a one when it lies before them.
+    #[inline(always)]
+    pub fn directory_of(&self, group: KeyGroup) -> usize {
+        usize::from(group.0.wrapping_sub(self.range.start))
     }
 
     /// Finds an entry. `layout` is the table's own, passed so that a constant specialises the code.
@@ -100,32 +123,55 @@ impl Table {
     #[inline(always)]
     fn probe_page(&self, layout: Layout, page: usize, address: Address) -> Probe {
         let bytes = self.pages[page].bytes();
-        probe(bytes, layout.grid(), address.hash, |at| layout.is_key(bytes, at, address.kind, address.key))
+        probe(bytes, layout.grid(bytes), address.hash, |at| layout.is_key(bytes, at, address.kind, address.key))
     }
 
-    /// The page and the control group where an entry would be.
+    /// Where to look for a fixed entry first; asks the processor to fetch it. `None` when its key group has no page.
     #[inline(always)]
-    pub fn control_of(&self, layout: Layout, address: Address) -> (usize, u128) {
-        let page = self.page_of(address.group, address.hash);
-        page.map_or((0, 0), |page| (page, home_control(self.pages[page].bytes(), layout.grid(), address.hash)))
+    pub fn home(&self, layout: Layout, group: KeyGroup, hash: u64) -> Option<Home> {
+        let index = self.directories.page(self.directory_of(group), hash);
+        let page = self.pages.get(index as usize)?;
+        let grid = layout.grid(page.bytes());
+        let control = grid.control_offset(home_group(hash, grid.groups));
+        page.prefetch(control);
+        Some(Home { page: index, control: control as u32 })
     }
 
-    /// The entry that `control_of` leads to, if its key is there now.
+    /// The first slot of the home group that has the hash's tag, most likely the key's; asks the processor to fetch its cell.
     #[inline(always)]
-    pub fn likely_entry(&self, layout: Layout, address: Address, (page, word): (usize, u128)) -> Option<EntryAt> {
-        let at = likely_slot(word, layout.grid(), address.hash)?;
-        let bytes = self.pages[page].bytes();
-        // The value's end may lie in another cache line than the key: its miss shall overlap too, so the read must not be optimised away.
-        std::hint::black_box(bytes[layout.value(bytes, at).end - 1]);
-        layout.is_key(bytes, at, address.kind, address.key).then_some(EntryAt { page, at })
+    pub fn likely(&self, shape: FixedShape, home: Home, hash: u64) -> Option<Likely> {
+        let page = &self.pages[home.page as usize];
+        let control = home.control as usize;
+        let hits = Tags::of(&page.bytes()[control..control + CONTROL_LEN]).matches(tag_of(hash));
+        if hits == 0 {
+            return None;
+        }
+        let lane = first_lane(hits);
+        let cell = control + shape.cell_in_group(lane).start;
+        page.prefetch(cell);
+        page.prefetch(cell + shape.cell_len() - 1);
+        Some(Likely { home, lane: lane as u32 })
     }
 
-    /// Whether this is still the address's entry: a key occurs once in a table, so a live slot that holds it is the one.
+    /// The value of a likely slot, to be overwritten, if it is this key's. Only for a table that did not gain, lose or move an entry
+    /// since `likely`.
     #[inline(always)]
-    pub fn is_entry(&self, layout: Layout, entry: EntryAt, address: Address) -> bool {
-        let bytes = self.pages[entry.page].bytes();
-        bytes[layout.grid().tag_offset(entry.at)] == tag_of(address.hash)
-            && layout.is_key(bytes, entry.at, address.kind, address.key)
+    pub fn likely_value(&mut self, shape: FixedShape, likely: Likely, key: &[u8]) -> Option<&mut [u8]> {
+        let Likely { home: Home { page: index, control }, lane } = likely;
+        let (control, lane) = (control as usize, lane as usize);
+        let parity = self.parity & 1;
+        let page = &mut self.pages[index as usize];
+        let group = &mut page.bytes_mut()[control..control + shape.stride];
+        if &group[shape.key_in_group(lane)] != key {
+            return None;
+        }
+        if control_bits(group) & Page::bit(SlotAt { group: 0, lane }, parity) == 0 {
+            let at = SlotAt { group: (control - GROUPS_START) / shape.stride, lane };
+            self.touch(Layout::Fixed(shape), EntryAt { page: index as usize, at });
+        }
+        let page = &mut self.pages[index as usize];
+        let group = &mut page.bytes_mut()[control..control + shape.stride];
+        Some(&mut group[shape.value_in_group(lane)])
     }
 
     /// The value of an entry.
@@ -169,8 +215,9 @@ impl Table {
                     self.touch(layout, EntryAt { page, at });
                     let page_ref = &mut self.pages[page];
                     page_ref.live += 1;
-                    page_ref.used += u16::from(page_ref.bytes()[layout.grid().tag_offset(at)] == EMPTY);
-                    page_ref.set_tag(layout.grid(), at, tag_of(address.hash));
+                    let grid = layout.grid(page_ref.bytes());
+                    page_ref.used += u16::from(page_ref.bytes()[grid.tag_offset(at)] == EMPTY);
+                    page_ref.set_tag(grid, at, tag_of(address.hash));
                     break (page, at);
                 }
                 _ => self.make_room(page, head)?,
@@ -194,8 +241,9 @@ impl Table {
 
     fn fits_in(&self, page: usize, at: SlotAt, head: CellHead) -> bool {
         let page = &self.pages[page];
-        let reuses = page.bytes()[self.layout.grid().tag_offset(at)] == DELETED;
-        (reuses || usize::from(page.used) < self.layout.used_max()) && self.layout.fits(page, head.cell_len())
+        let bytes = page.bytes();
+        let reuses = bytes[self.layout.grid(bytes).tag_offset(at)] == DELETED;
+        (reuses || usize::from(page.used) < self.layout.used_max(bytes)) && self.layout.fits(page, head.cell_len())
     }
 
     /// Removes an entry. Never fails: it needs no memory that could be refused.
@@ -204,8 +252,9 @@ impl Table {
         let page = &mut self.pages[entry.page];
         self.layout.release(page, entry.at);
         // Nobody probes past a group with an empty slot, so the slot may become empty too.
-        let tag = if has_empty(page.bytes(), self.layout.grid(), entry.at.group) { EMPTY } else { DELETED };
-        page.set_tag(self.layout.grid(), entry.at, tag);
+        let grid = self.layout.grid(page.bytes());
+        let tag = if has_empty(page.bytes(), grid, entry.at.group) { EMPTY } else { DELETED };
+        page.set_tag(grid, entry.at, tag);
         page.live -= 1;
         page.used -= u16::from(tag == EMPTY);
     }
@@ -224,43 +273,53 @@ impl Table {
     /// Marks a slot as changed in this epoch, after the sealed epoch got what it still needs of it.
     #[inline(always)]
     pub fn touch(&mut self, layout: Layout, entry: EntryAt) {
-        let (parity, grid) = (self.parity & 1, layout.grid());
-        let page = &self.pages[entry.page];
-        let sealed = page.bits(grid, entry.at) & Page::bit(entry.at, 1 - parity) != 0;
+        let parity = self.parity & 1;
+        let page = &mut self.pages[entry.page];
+        let grid = layout.grid(page.bytes());
+        let bits = page.bits(grid, entry.at);
+        // Set in this epoch means that all of this was done in this epoch.
+        if bits & Page::bit(entry.at, parity) != 0 {
+            return;
+        }
+        let sealed = bits & Page::bit(entry.at, 1 - parity) != 0;
         if sealed || page.flags[parity] & LISTED == 0 || page.flags[1 - parity] & IMAGE != 0 {
             self.touch_first(entry);
+        } else {
+            page.set_bits(grid, entry.at, bits | Page::bit(entry.at, parity));
         }
-        let page = &mut self.pages[entry.page];
-        page.set_bits(grid, entry.at, page.bits(grid, entry.at) | Page::bit(entry.at, parity));
     }
 
     fn start_group(&mut self, group: KeyGroup) -> Result<usize, StateError> {
         if !self.range.contains(group) {
             return Err(self.foreign(group.0));
         }
-        let page = Page::empty(self.take_block()?, group.0, 0, 0, 0);
+        let page = Page::empty(self.take_block(self.layout.first_page_len())?, group.0, 0, 0, 0);
         if self.directories.is_empty() {
-            self.directories.resize_with(self.range.len(), Directory::default);
+            self.directories = Directories::empty(self.range.len());
         }
         let index = self.pages.len();
         self.pages.push(page);
-        self.directories[usize::from(group.0 - self.range.start)].start(index as u32);
+        self.directories.start(self.directory_of(group), index as u32);
         self.mark_image(index);
         Ok(index)
     }
 
-    /// Lays a page out anew without its deleted slots, or splits it when that would not help.
+    /// Lays a page out anew without its deleted slots, at full length if it was small, or splits it when that would not help.
     fn make_room(&mut self, index: usize, head: CellHead) -> Result<(), StateError> {
         let page = &self.pages[index];
-        let mostly_deleted = usize::from(page.live) * 4 < self.layout.used_max() * 3;
+        let len = page.bytes().len();
+        let mostly_deleted = usize::from(page.live) * 4 < self.layout.used_max(page.bytes()) * 3;
         if mostly_deleted && self.layout.fits(page, head.cell_len()) {
-            return self.lay_out_anew(index);
+            return self.lay_out_anew(index, len);
+        }
+        if len < PAGE_LEN {
+            return self.lay_out_anew(index, PAGE_LEN);
         }
         self.split(index)
     }
 
-    fn lay_out_anew(&mut self, index: usize) -> Result<(), StateError> {
-        let block = self.take_block()?;
+    fn lay_out_anew(&mut self, index: usize, len: usize) -> Result<(), StateError> {
+        let block = self.take_block(len)?;
         self.preserve(index);
         let old = &self.pages[index];
         let mut page = Page::empty(block, old.group, old.number, old.prefix, old.depth);
@@ -274,9 +333,9 @@ impl Table {
     fn split(&mut self, index: usize) -> Result<(), StateError> {
         let old = &self.pages[index];
         let (group, depth) = (old.group, old.depth + 1);
-        let directory = usize::from(group - self.range.start);
-        let page_count = self.directories[directory].len();
-        if depth >= 64 || !Directory::depth_is_sane(depth, page_count) {
+        let directory = self.directory_of(KeyGroup(group));
+        let page_count = self.directories.len(directory);
+        if depth >= 64 || !Directories::depth_is_sane(depth, page_count) {
             return Err(StateError::KeysCollide {
                 operator: self.identity.operator.clone(),
                 state: self.identity.name.clone(),
@@ -284,7 +343,7 @@ impl Table {
                 pages: page_count,
             });
         }
-        let (low_block, high_block) = (self.take_block()?, self.take_block()?);
+        let (low_block, high_block) = (self.take_block(PAGE_LEN)?, self.take_block(PAGE_LEN)?);
         self.preserve(index);
         let old = &self.pages[index];
         let bit = 1 << (64 - u32::from(depth));
@@ -297,7 +356,7 @@ impl Table {
         self.replace(index, low);
         let high_index = self.pages.len();
         let bucket = Bucket { prefix: high.prefix, depth, index: high_index as u32 };
-        self.directories[directory].add(bucket);
+        self.directories.add(directory, bucket);
         self.pages.push(high);
         self.mark_image(high_index);
         Ok(())
@@ -311,8 +370,8 @@ impl Table {
         self.mark_image(index);
     }
 
-    pub(super) fn take_block(&self) -> Result<Block, StateError> {
-        self.arena.take(WHO, BlockSize::K16).map_err(|source| StateError::Memory {
+    pub(super) fn take_block(&self, page_len: usize) -> Result<Block, StateError> {
+        self.arena.take(WHO, block_size(page_len)).map_err(|source| StateError::Memory {
             operator: self.identity.operator.clone(),
             state: self.identity.name.clone(),
             source,
@@ -346,18 +405,20 @@ impl Table {
 
 /// The live slots of a page.
 pub(super) fn live_slots(bytes: &PageBytes, layout: Layout) -> impl Iterator<Item = SlotAt> + '_ {
-    (0..layout.slots()).map(SlotAt::of).filter(move |&at| bytes[layout.grid().tag_offset(at)] > DELETED)
+    let grid = layout.grid(bytes);
+    (0..layout.slots(bytes)).map(SlotAt::of).filter(move |&at| bytes[grid.tag_offset(at)] > DELETED)
 }
 
 /// Copies an entry into a page that has room for it and does not hold its key.
 fn put_anew(page: &mut Page, layout: Layout, from: &PageBytes, slot: SlotAt) {
     let hash = layout.hash(from, slot);
-    let Probe::Absent(Some(at)) = probe(page.bytes(), layout.grid(), hash, |_| false) else {
+    let grid = layout.grid(page.bytes());
+    let Probe::Absent(Some(at)) = probe(page.bytes(), grid, hash, |_| false) else {
         unreachable!("a page laid out anew has room for the entries of the old one")
     };
     let cell: Range<usize> = layout.cell(from, slot);
     layout.put_cell(page, at, &from[cell]);
-    page.set_tag(layout.grid(), at, tag_of(hash));
+    page.set_tag(grid, at, tag_of(hash));
     page.live += 1;
     page.used += 1;
 }

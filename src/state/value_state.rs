@@ -131,33 +131,47 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
 /// How many keys of a batch are looked up together.
 const LOOK_AHEAD: usize = 16;
 
-/// Three passes over a few keys: read their control groups, read their likely cells, update. The reads of a pass do not depend on each
-/// other, so their cache misses overlap; the last pass finds everything in cache and checks what the others guessed.
+/// Three passes over a few keys: find their home groups and have them fetched, find their likely slots and have those fetched, update.
+/// The fetches of a pass do not wait for each other; the last pass finds everything in cache.
 #[inline(always)]
 fn update_group<K: Key + ?Sized, V: StateValue>(
     table: &mut Table,
     keys: &[Hashed<K>],
     mut change: impl FnMut(usize, Option<V>) -> Option<V>,
 ) -> Result<(), StateError> {
-    let layout @ Layout::Fixed(_) = (const { ValueState::<K, V>::LAYOUT }) else {
+    let layout @ Layout::Fixed(shape) = (const { ValueState::<K, V>::LAYOUT }) else {
         return keys.iter().enumerate().try_for_each(|(index, key)| update(table, key, |old| change(index, old)));
     };
-    let mut controls = [(0, 0); LOOK_AHEAD];
-    for (key, control) in keys.iter().zip(&mut controls) {
-        *control = table.control_of(layout, ValueState::<K, V>::address(key));
+    let mut homes = [None; LOOK_AHEAD];
+    for (key, home) in keys.iter().zip(&mut homes) {
+        *home = table.home(layout, key.group, key.hash);
     }
     let mut likely = [None; LOOK_AHEAD];
-    for ((key, control), likely) in keys.iter().zip(controls).zip(&mut likely) {
-        *likely = table.likely_entry(layout, ValueState::<K, V>::address(key), control);
+    for ((key, home), likely) in keys.iter().zip(homes).zip(&mut likely) {
+        *likely = home.and_then(|home| table.likely(shape, home, key.hash));
     }
+    // Once an entry comes or goes, others may lie elsewhere.
+    let mut are_in_place = true;
     for (index, (key, likely)) in keys.iter().zip(likely).enumerate() {
-        match likely.filter(|&entry| table.is_entry(layout, entry, ValueState::<K, V>::address(key))) {
-            Some(entry) => match change(index, V::load(table.value(layout, entry))) {
-                Some(new) => new.store(table.value_mut(layout, entry)),
-                None => table.remove(entry),
-            },
-            None => update(table, key, |old| change(index, old))?,
+        if are_in_place
+            && let Some(likely) = likely
+            && let Some(value) = table.likely_value(shape, likely, key.key.bytes())
+        {
+            match change(index, V::load(value)) {
+                Some(new) => new.store(value),
+                None => {
+                    are_in_place = false;
+                    table.delete(ValueState::<K, V>::address(key));
+                }
+            }
+            continue;
         }
+        update(table, key, |old| {
+            let existed = old.is_some();
+            let new = change(index, old);
+            are_in_place &= existed && new.is_some();
+            new
+        })?;
     }
     Ok(())
 }
