@@ -91,7 +91,8 @@ impl<V: 'static, W: SinkWriter<V>> Stage<V> for SinkStage<V, W> {
                 **worked |= self.with_writer(cx, |writer, cx| writer.poll(cx)).unwrap_or(false);
                 self.latency.hand_over_if_asked();
             }
-            Signal::Watermark(_) | Signal::Idle(_) | Signal::Close => {}
+            Signal::Close => self.writer.close(cx.io),
+            Signal::Watermark(_) | Signal::Idle(_) => {}
         }
         Flow::Done
     }

@@ -237,10 +237,18 @@ impl Task {
 
     fn end(&mut self, cx: &mut ChainContext<'_>, report: TaskReport) {
         if !matches!(self.phase, Phase::Ended) {
-            self.input.signal_all(cx, Signal::Close);
-            self.phase = Phase::Ended;
+            self.close(cx);
             self.reports.send(report);
         }
+    }
+
+    /// Gives up files and operations under way: the slot's I/O outlives the task, and would keep them and their buffers.
+    fn close(&mut self, cx: &mut ChainContext<'_>) {
+        if let Phase::Restoring(restoring) = &mut self.phase {
+            restoring.close(cx.io);
+        }
+        self.input.signal_all(cx, Signal::Close);
+        self.phase = Phase::Ended;
     }
 }
 
@@ -283,10 +291,12 @@ impl SlotTask for Task {
         let mut failure: Option<OperatorFailure> = None;
         let mut cx = ChainContext { now_ns: step.now_ns, wall_ms: step.wall_ms, io: step.io, failure: &mut failure };
         let progress = self.step_phase(&mut cx);
+        if cx.failure.is_some() {
+            self.close(&mut cx);
+        }
         match failure {
             None => progress,
             Some(failure) => {
-                self.phase = Phase::Ended;
                 self.reports.send(TaskReport::Failed(self.of, failure));
                 Progress::Done
             }
