@@ -1,7 +1,7 @@
 //! Whole jobs under crashes, restarts with other parallelism, and a failing disk: what is visible in the end is what the oracle says,
 //! each line exactly once, each key's lines in order.
 //!
-//! `MILLSTREAM_SEEDS=5000` runs more seeds, `MILLSTREAM_SEED=7` one. Seeds that ever failed are in `sim_seeds.txt`.
+//! `MILLSTREAM_SEEDS=5000` runs more seeds, `MILLSTREAM_SEED=7 RUST_LOG=info` one, with what it says. Seeds that ever failed are in `sim_seeds.txt`.
 
 #[allow(dead_code, reason = "each test uses a part")]
 mod sim_support;
@@ -148,6 +148,10 @@ fn whatever_crashes_and_fails_every_line_is_visible_exactly_once() {
         PANICS.set(PANICS.get() + 1);
         print(panic);
     }));
+    #[cfg(feature = "cli")]
+    if std::env::var_os("MILLSTREAM_SEED").is_some() {
+        tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
+    }
     let (mut total, mut failed) = (Run::default(), Vec::new());
     let seeds = seeds();
     for &seed in &seeds {

@@ -10,7 +10,7 @@ use millstream::source::{ReadContext, ReadStatus, Source, SourceError, SplitRead
 use millstream::state::{StateError, ValueState};
 use millstream::stream::Job;
 use millstream::time::{EventTimeMs, Watermarks};
-use millstream::window::{Sliding, SlicedWindows, Tumbling, WindowResult};
+use millstream::window::{SlicedWindows, Sliding, Tumbling, WindowResult};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
