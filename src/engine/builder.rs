@@ -1,8 +1,9 @@
 //! Starting and stopping an engine inside a host process.
 
-use super::control::{Control, ControlCommand, ControlSender};
+use super::control::{Control, ControlCommand, ControlSender, Machine};
 use super::handle::JobHandle;
 use super::options::{JobOptions, SubmitError};
+use crate::checkpoint::StoreOptions;
 use crate::io::{Io, IoChoice, IoUnavailable};
 use crate::memory::{ArenaOptions, HugePages};
 use crate::slot::{AllowedCpus, Doorbell, IdlePolicy, Slot, SlotError, SlotHandle, drive, spawn_slot};
@@ -172,10 +173,14 @@ impl EngineBuilder {
 
 impl Engine {
     fn start_control(&mut self, builder: &EngineBuilder, bell: Arc<Doorbell>) -> Result<(), EngineError> {
-        let arena_options = ArenaOptions { huge_pages: builder.huge_pages };
+        let machine = Machine {
+            memory_bytes: builder.memory_bytes,
+            arena: ArenaOptions { huge_pages: builder.huge_pages },
+            store: StoreOptions::default(),
+        };
         let seed = MachineClock.wall_ms() as u64 ^ MachineClock.monotonic_ns().rotate_left(32);
         let (slots, commands) = (self.slots.clone(), self.control.clone());
-        let (memory_bytes, choice) = (builder.memory_bytes, builder.io);
+        let choice = builder.io;
         let (started, answer) = sync_channel(1);
         let thread = spawn_slot("control", None, move || {
             let mut io: Box<dyn Io> = match crate::io::open(choice, bell) {
@@ -183,7 +188,7 @@ impl Engine {
                 Err(error) => return drop(started.send(Err(error))),
             };
             if started.send(Ok(())).is_ok() {
-                Control::new(slots, commands, memory_bytes, arena_options, Arc::new(MachineClock), seed).run(&mut *io);
+                Control::new(slots, commands, machine, Arc::new(MachineClock), seed).run(&mut *io);
             }
         })?;
         self.control_thread = Some(thread);

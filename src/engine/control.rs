@@ -7,7 +7,7 @@ use super::handle::JobHandle;
 use super::host::{CheckpointFigures, JobShared, describe};
 use super::job_runtime::{CheckpointEnd, JobRuntime};
 use super::options::{JobOptions, SubmitError};
-use crate::checkpoint::CheckpointSettings;
+use crate::checkpoint::{CheckpointSettings, StoreOptions};
 use crate::graph::JobGraph;
 use crate::io::Io;
 use crate::job_manager::messages::{LoadReport, ToJobManager};
@@ -59,6 +59,16 @@ impl ControlSender {
     }
 }
 
+/// What an engine runs on: the same for all its jobs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Machine {
+    /// The memory of all jobs together.
+    pub(super) memory_bytes: usize,
+    pub(super) arena: ArenaOptions,
+    /// How checkpoint stores use the disk; how many checkpoints are kept is the job's to say.
+    pub(super) store: StoreOptions,
+}
+
 /// Everything the control thread holds.
 pub(super) struct Control {
     clock: Arc<dyn Clock>,
@@ -71,8 +81,7 @@ pub(super) struct Control {
     reports: Arc<SegQueue<TaskReport>>,
     commands: ControlSender,
     doorbell: Arc<Doorbell>,
-    memory_bytes: usize,
-    arena_options: ArenaOptions,
+    machine: Machine,
     looked_ns: u64,
     busy_seen_ns: Vec<u64>,
     busy_permille: Vec<u16>,
@@ -82,8 +91,7 @@ impl Control {
     pub(super) fn new(
         slots: Vec<SlotHandle>,
         commands: ControlSender,
-        memory_bytes: usize,
-        arena_options: ArenaOptions,
+        machine: Machine,
         clock: Arc<dyn Clock>,
         seed: u64,
     ) -> Self {
@@ -91,15 +99,14 @@ impl Control {
         let id = crate::job_manager::TaskManagerId(1);
         Self {
             job_manager: JobManager::new(Default::default(), seed),
-            task_manager: TaskManager::new(id, slots.len() as u32, memory_bytes as u64, now_ns),
+            task_manager: TaskManager::new(id, slots.len() as u32, machine.memory_bytes as u64, now_ns),
             watchdog: Watchdog::new(slots.len(), STALL_AFTER_NS, now_ns),
             jobs: BTreeMap::new(),
             names: TaskNames::new(),
             reports: Arc::new(SegQueue::new()),
             doorbell: commands.doorbell.clone(),
             commands,
-            memory_bytes,
-            arena_options,
+            machine,
             looked_ns: now_ns,
             busy_seen_ns: vec![0; slots.len()],
             busy_permille: vec![0; slots.len()],
@@ -162,17 +169,23 @@ impl Control {
         true
     }
 
-    fn has_waiting_input(&self) -> bool {
+    /// Whether another step would find something to do at once.
+    pub(super) fn has_waiting_input(&self) -> bool {
         !self.reports.is_empty()
             || !self.commands.commands.is_empty()
             || self.jobs.values().any(|job| !job.pieces.is_empty())
     }
 
-    fn sleep(&self) -> Duration {
-        let now_ns = self.clock.monotonic_ns();
+    /// When a step has something to do although nobody rings.
+    pub(super) fn wake_at_ns(&self) -> u64 {
         let look_ns = self.looked_ns + LOOK_EVERY_NS;
-        let wishes = [self.job_manager.next_wake_ns(now_ns), self.task_manager.next_wake_ns(), Some(look_ns)];
-        let wake_ns = wishes.into_iter().flatten().min().unwrap_or(look_ns);
+        let wishes =
+            [self.job_manager.next_wake_ns(self.clock.monotonic_ns()), self.task_manager.next_wake_ns(), Some(look_ns)];
+        wishes.into_iter().flatten().min().unwrap_or(look_ns)
+    }
+
+    fn sleep(&self) -> Duration {
+        let (now_ns, wake_ns) = (self.clock.monotonic_ns(), self.wake_at_ns());
         let busy = self.jobs.values().any(JobRuntime::store_is_busy);
         // A store waits for answers of the disk, which wake this thread; the bound only covers a lost one.
         let longest_ns = if busy { 5_000_000 } else { LOOK_EVERY_NS };
@@ -187,8 +200,7 @@ impl Control {
         now_ns: u64,
     ) -> Result<JobHandle, SubmitError> {
         let (shared, slots) = (JobShared::new(), self.slots.len() as u32);
-        let mut runtime =
-            JobRuntime::new(graph, options, slots, self.memory_bytes, self.arena_options, shared.clone(), io)?;
+        let mut runtime = JobRuntime::new(graph, options, slots, self.machine, shared.clone(), io)?;
         let submission = JobSubmission {
             name: runtime.graph.name.clone(),
             vertices: runtime.graph.submissions(runtime.parallelism),

@@ -55,6 +55,11 @@ impl JobHandle {
         self.shared.wait_ended(Some(at_most)).map(|status| self.outcome(status))
     }
 
+    /// Whether the job has ended, well or badly. `wait_for` says how.
+    pub fn has_ended(&self) -> bool {
+        self.shared.has_ended()
+    }
+
     /// Takes a final checkpoint and ends the job when it is durable; another run continues from it. Does not wait.
     pub fn stop(&self) {
         self.control.send(ControlCommand::Stop(self.job));

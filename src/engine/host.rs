@@ -73,6 +73,10 @@ impl JobShared {
         self.lock().clone()
     }
 
+    pub(super) fn has_ended(&self) -> bool {
+        self.lock().state.has_ended()
+    }
+
     pub(super) fn update(&self, change: impl FnOnce(&mut JobStatus)) {
         let mut status = self.lock();
         change(&mut status);

@@ -3,6 +3,7 @@
 //! Here: opening the store, what each order about a checkpoint means for store and tasks. Not here: when a checkpoint is due
 //! (`checkpoint::coordinator`), making channels and tasks (`deploy`).
 
+use super::control::Machine;
 use super::host::JobShared;
 use super::options::{CheckpointOptions, JobOptions, SubmitError};
 use crate::checkpoint::{
@@ -13,7 +14,7 @@ use crate::graph::{JobGraph, Partitioning, VertexId, VertexInput};
 use crate::io::Io;
 use crate::job_manager::messages::CheckpointOrder;
 use crate::job_manager::{Attempt, SlotIndex, TaskAddress};
-use crate::memory::{Arena, ArenaOptions, MemoryBudget};
+use crate::memory::{Arena, MemoryBudget};
 use crate::slot::Share;
 use crate::state::default_max_parallelism;
 use crate::task::{ImageRequest, TaskCommand, TaskInbox};
@@ -71,15 +72,14 @@ impl JobRuntime {
         graph: JobGraph,
         options: &JobOptions,
         slots: u32,
-        engine_memory_bytes: usize,
-        arena_options: ArenaOptions,
+        machine: Machine,
         shared: Arc<JobShared>,
         io: &mut dyn Io,
     ) -> Result<Self, SubmitError> {
         let parallelism = options.parallelism.unwrap_or(slots);
         let asked_groups = options.max_parallelism.unwrap_or_else(|| default_max_parallelism(parallelism.max(1)));
         graph.validate(parallelism, asked_groups)?;
-        let memory_bytes = options.memory_bytes.unwrap_or_else(|| default_memory(engine_memory_bytes));
+        let memory_bytes = options.memory_bytes.unwrap_or_else(|| default_memory(machine.memory_bytes));
         let channels = channel_count(&graph, parallelism);
         let needed_bytes = MEMORY_BASE_BYTES + channels * MEMORY_PER_CHANNEL_BYTES;
         if memory_bytes < needed_bytes {
@@ -102,14 +102,14 @@ impl JobRuntime {
                 priority: u8::MAX - options.priority,
                 weight: options.weight.min(u32::from(u16::MAX)) as u16,
             },
-            arena: Arena::new(MemoryBudget::new(memory_bytes), arena_options),
+            arena: Arena::new(MemoryBudget::new(memory_bytes), machine.arena),
             shared,
             pieces: Arc::new(ArrayQueue::new(PIECE_BLOCKS_MAX)),
             splits,
             attempt: Attempt::default(),
             starting: BTreeMap::new(),
             inboxes: BTreeMap::new(),
-            store: options.checkpoints.as_ref().map(JobStore::new),
+            store: options.checkpoints.as_ref().map(|options| JobStore::new(options, machine.store)),
             restored: None,
             sealing: None,
             held_block: None,
@@ -281,8 +281,8 @@ impl JobRuntime {
 }
 
 impl JobStore {
-    fn new(options: &CheckpointOptions) -> Self {
-        let store_options = StoreOptions { retained_count: options.retained, ..StoreOptions::default() };
+    fn new(options: &CheckpointOptions, store_options: StoreOptions) -> Self {
+        let store_options = StoreOptions { retained_count: options.retained, ..store_options };
         Self { dir: options.dir.clone(), options: store_options, open: None }
     }
 }

@@ -10,8 +10,10 @@ mod handle;
 mod host;
 mod job_runtime;
 mod options;
+mod stepped;
 
 pub use builder::{Engine, EngineBuilder, EngineError};
 pub use handle::{JobError, JobHandle, JobOutcome};
 pub use host::{CheckpointFigures, JobStatus};
 pub use options::{CheckpointOptions, JobOptions, SubmitError};
+pub(crate) use stepped::SteppedEngine;

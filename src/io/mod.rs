@@ -141,7 +141,7 @@ pub enum IoOp {
         /// Which file.
         path: PathBuf,
     },
-    /// Creates a directory and its missing parents; no error when it is there.
+    /// Creates a directory and its missing parents, and makes their names durable; no error when it is there.
     CreateDirAll {
         /// Which directory.
         path: PathBuf,

@@ -170,7 +170,26 @@ fn sync_dir(path: &Path) -> std::io::Result<()> {
 
 #[allow(clippy::disallowed_methods, reason = "this file is where paths become files")]
 pub(super) fn create_dir_all(path: &Path) -> Result<IoOutput, IoError> {
-    named("create directory", path, |path| std::fs::create_dir_all(path))
+    named("create directory", path, |path| {
+        let above: Vec<_> = path.ancestors().skip(1).map(or_here).collect();
+        let made = above.iter().position(|dir| dir.exists()).unwrap_or(above.len());
+        let is_new = !path.exists();
+        std::fs::create_dir_all(path)?;
+        for (place, dir) in above.iter().enumerate() {
+            let holds_new = is_new && place <= made;
+            match sync_dir(dir) {
+                Err(error) if holds_new => return Err(error),
+                // A directory that was there may be closed to us. Where it is not, an earlier process may have died before this.
+                _ => {}
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The parent of a relative path of one name is the working directory.
+fn or_here(dir: &Path) -> &Path {
+    if dir.as_os_str().is_empty() { Path::new(".") } else { dir }
 }
 
 #[allow(clippy::disallowed_methods, reason = "this file is where paths become files")]

@@ -170,6 +170,11 @@ impl SimDisk {
         Some(bytes)
     }
 
+    /// The names in a directory as programs see them now, sorted; `None` when there is no such directory.
+    pub fn names(&self, dir: &Path) -> Option<Vec<String>> {
+        self.state.borrow().names.list(dir).ok()
+    }
+
     /// Changes a stored byte by `mask` (exclusive or) behind everybody's back. Says whether there is such a file.
     pub fn corrupt(&self, path: &Path, offset: usize, mask: u8) -> bool {
         let file = self.state.borrow().names.file(path);

@@ -104,7 +104,7 @@ impl Names {
                 }
             };
         }
-        Ok(())
+        path.ancestors().skip(1).try_for_each(|above| self.sync_dir(above))
     }
 
     pub(super) fn list(&self, path: &Path) -> Result<Vec<String>, Errno> {

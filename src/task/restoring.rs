@@ -1,6 +1,7 @@
 //! Reading a task's state back from a checkpoint, piece by piece, on the task's own slot.
 
 use crate::checkpoint::{CheckpointId, PieceLoader, RestoreError, RestoredBlobs, RestoredCheckpoint};
+use crate::io::Io;
 use crate::memory::Arena;
 use crate::operator::ChainContext;
 use crate::slot::Progress;
@@ -56,6 +57,13 @@ impl Restoring {
         RestoredBlobs::new(self.checkpoint.as_ref().map_or(Vec::new(), |checkpoint| checkpoint.all_blobs().to_vec()))
     }
 
+    /// Gives up what is being read.
+    pub(super) fn close(&mut self, io: &mut dyn Io) {
+        if let Some(loader) = self.loader.take() {
+            loader.close(io);
+        }
+    }
+
     /// Asks for pages and applies those that have come.
     pub(super) fn step(
         &mut self,
@@ -85,9 +93,7 @@ impl Restoring {
             worked = true;
         }
         if loader.is_idle() {
-            if let Some(loader) = self.loader.take() {
-                loader.close(cx.io);
-            }
+            self.close(cx.io);
             state.finish_restore()?;
             self.state_complete = true;
             worked = true;

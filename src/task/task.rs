@@ -237,10 +237,18 @@ impl Task {
 
     fn end(&mut self, cx: &mut ChainContext<'_>, report: TaskReport) {
         if !matches!(self.phase, Phase::Ended) {
-            self.input.signal_all(cx, Signal::Close);
-            self.phase = Phase::Ended;
+            self.close(cx);
             self.reports.send(report);
         }
+    }
+
+    /// Gives up files and operations under way: the slot's I/O outlives the task, and would keep them and their buffers.
+    fn close(&mut self, cx: &mut ChainContext<'_>) {
+        if let Phase::Restoring(restoring) = &mut self.phase {
+            restoring.close(cx.io);
+        }
+        self.input.signal_all(cx, Signal::Close);
+        self.phase = Phase::Ended;
     }
 }
 
@@ -284,15 +292,12 @@ impl SlotTask for Task {
         let StepContext { now_ns, wall_ms, ref mut io } = *step;
         let mut cx = ChainContext { now_ns, wall_ms, origin_ns: now_ns, io: &mut **io, failure: &mut failure };
         let progress = self.step_phase(&mut cx);
+        if cx.failure.is_some() {
+            self.close(&mut cx);
+        }
         match failure {
             None => progress,
             Some(failure) => {
-                self.phase = Phase::Ended;
-                // What is held outside the process goes back; that this may fail too changes nothing.
-                let mut ignored = None;
-                let (now_ns, wall_ms) = (step.now_ns, step.wall_ms);
-                let mut cx = ChainContext { now_ns, wall_ms, origin_ns: now_ns, io: step.io, failure: &mut ignored };
-                self.input.signal_all(&mut cx, Signal::Close);
                 self.reports.send(TaskReport::Failed(self.of, failure));
                 Progress::Done
             }

@@ -1,0 +1,182 @@
+//! Whole jobs under crashes, restarts with other parallelism, and a failing disk: what is visible in the end is what the oracle says,
+//! each line exactly once, each key's lines in order.
+//!
+//! `MILLSTREAM_SEEDS=5000` runs more seeds, `MILLSTREAM_SEED=7 RUST_LOG=info` one, with what it says. Seeds that ever failed are in `sim_seeds.txt`.
+
+#[allow(dead_code, reason = "each test uses a part")]
+mod sim_support;
+
+use millstream::engine::{CheckpointOptions, JobHandle, JobOptions};
+use millstream::io::Survivors;
+use millstream::job_manager::{JobState, RestartPolicy};
+use millstream::sim::{Rng, SimEnd, SimFaults, Simulation};
+use sim_support::Workload;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+const SEEDS: u64 = 200;
+/// A job that does not end in so many steps hangs.
+const STEPS_MAX: u64 = 3_000_000;
+/// How often a start may fail while the disk does.
+const STARTS_MAX: u32 = 20;
+
+thread_local! {
+    static PANICS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// What one seed did.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Run {
+    trace_hash: u64,
+    steps: u64,
+    crashes: u64,
+    checkpoints: u64,
+    attempts: u64,
+    refused: u64,
+}
+
+struct Scenario {
+    rng: Rng,
+    machine: Simulation,
+    workload: Workload,
+    options: JobOptions,
+    run: Run,
+}
+
+impl Scenario {
+    fn new(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let workload = Workload::draw(&mut rng);
+        let io_error_permille = [0, 0, 5, 20, 100][rng.index(5)];
+        let faults = SimFaults {
+            crash_per_million_steps: 0,
+            survivors: Survivors::Random,
+            io_error_permille,
+            latency_drives_max: 1 + rng.below(8),
+        };
+        let machine = Simulation::new(rng.next_u64()).slots(slots(&mut rng)).faults(faults);
+        let interval = Duration::from_millis(5 + rng.below(46));
+        let options = JobOptions {
+            checkpoints: Some(CheckpointOptions::every("/state", interval)),
+            restart: RestartPolicy::FixedDelay { attempts_max: u32::MAX, delay_ms: rng.below(20) },
+            ..JobOptions::default()
+        };
+        Self { rng, machine, workload, options, run: Run::default() }
+    }
+
+    fn run(mut self) -> Result<Run, String> {
+        let crashes = 1 + self.rng.below(4);
+        for _ in 0..crashes {
+            let steps = [300, 3_000, 30_000][self.rng.index(3)];
+            let steps = self.rng.below(steps);
+            if let Some(job) = self.start()? {
+                self.machine.run_until_done(steps);
+                self.account(&job);
+            }
+            self.workload.check_partial(&self.machine).map_err(|error| format!("before a crash: {error}"))?;
+            self.machine.crash();
+            self.run.crashes += 1;
+            self.restart();
+        }
+        self.machine.disk().heal();
+        let job = self.machine.submit(self.workload.job(), self.options.clone()).map_err(|error| error.to_string())?;
+        let end = self.machine.run_until_done(STEPS_MAX);
+        self.account(&job);
+        if end != SimEnd::Done || job.status().state != JobState::Finished {
+            return Err(format!("it ended with {end:?}: {:?}", job.status()));
+        }
+        self.workload.check(&self.machine)?;
+        self.run.trace_hash = self.machine.trace_hash();
+        self.run.steps = self.machine.steps();
+        Ok(self.run)
+    }
+
+    /// A start may be refused while the disk fails; it is tried again, on a new process.
+    fn start(&mut self) -> Result<Option<JobHandle>, String> {
+        for _ in 0..STARTS_MAX {
+            match self.machine.submit(self.workload.job(), self.options.clone()) {
+                Ok(job) => return Ok(Some(job)),
+                Err(refusal) if refusal.to_string().contains("cannot ") => self.run.refused += 1,
+                Err(refusal) => return Err(refusal.to_string()),
+            }
+            self.restart();
+        }
+        Ok(None)
+    }
+
+    fn restart(&mut self) {
+        let slots = slots(&mut self.rng);
+        self.machine.restart(slots);
+    }
+
+    fn account(&mut self, job: &JobHandle) {
+        let status = job.status();
+        self.run.checkpoints += status.checkpoints.completed;
+        self.run.attempts += u64::from(status.attempt);
+    }
+}
+
+fn slots(rng: &mut Rng) -> u32 {
+    1 + rng.below(4) as u32
+}
+
+fn run(seed: u64) -> Result<Run, String> {
+    PANICS.set(0);
+    let run = catch_unwind(AssertUnwindSafe(|| Scenario::new(seed).run()));
+    let run = run.unwrap_or_else(|_| Err("the simulation itself panicked".to_owned()))?;
+    match PANICS.get() {
+        0 => Ok(run),
+        panics => Err(format!("{panics} panics inside tasks")),
+    }
+}
+
+fn seeds() -> Vec<u64> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    if let Some(seed) = number("MILLSTREAM_SEED") {
+        return vec![seed];
+    }
+    let known = include_str!("sim_seeds.txt").lines().filter(|line| !line.starts_with('#'));
+    let known = known.filter_map(|line| line.split_whitespace().next()?.parse().ok());
+    known.chain(0..number("MILLSTREAM_SEEDS").unwrap_or(SEEDS)).collect()
+}
+
+#[test]
+fn whatever_crashes_and_fails_every_line_is_visible_exactly_once() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        PANICS.set(PANICS.get() + 1);
+        print(panic);
+    }));
+    #[cfg(feature = "cli")]
+    if std::env::var_os("MILLSTREAM_SEED").is_some() {
+        tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
+    }
+    let (mut total, mut failed) = (Run::default(), Vec::new());
+    let seeds = seeds();
+    for &seed in &seeds {
+        let result = run(seed).and_then(|first| {
+            let again = if seed % 100 == 0 { run(seed)? } else { first };
+            if first == again { Ok(first) } else { Err(format!("not determined by its seed: {first:?}, {again:?}")) }
+        });
+        match result {
+            Ok(run) => {
+                total.steps += run.steps;
+                total.crashes += run.crashes;
+                total.checkpoints += run.checkpoints;
+                total.attempts += run.attempts;
+                total.refused += run.refused;
+            }
+            Err(error) => {
+                println!("seed {seed}: {error}\n  MILLSTREAM_SEED={seed} cargo test --test sim_exactly_once");
+                failed.push(seed);
+            }
+        }
+    }
+    println!("{} seeds: {total:?}", seeds.len());
+    assert!(failed.is_empty(), "{} of {} seeds failed: {failed:?}", failed.len(), seeds.len());
+    if seeds.len() > 1 {
+        let runs = seeds.len() as u64;
+        assert!(total.checkpoints > 3 * runs && total.crashes >= runs && total.attempts > total.crashes);
+    }
+}
