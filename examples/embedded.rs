@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     job.source("temperatures", source)
         .ingestion_time()
         .filter(|celsius: &f64| *celsius > 90.0)
-        .sink("host", Callback::new(move |_, celsius: &f64| drop(alarms.send(*celsius))));
+        .sink("host", Callback::new(move |_, celsius: &f64| alarms.send(*celsius).unwrap_or_default()));
     let job = engine.submit(job, JobOptions::default())?;
 
     // Any thread of the host may push; a full queue holds it back.

@@ -48,7 +48,7 @@ enum Command {
 #[derive(Subcommand)]
 enum Job {
     /// Watch this machine, or metric files: windows of statistics, alerts on anomalies and silence
-    Monitor(monitor::Args),
+    Monitor(Box<monitor::Args>),
 }
 
 /// Does what the command line says.
@@ -57,7 +57,7 @@ pub fn main() -> ExitCode {
         logs::start(cli.log.as_deref())?;
         match cli.command {
             None => monitor::run(monitor::Args::default()),
-            Some(Command::Run(Job::Monitor(args))) => monitor::run(args),
+            Some(Command::Run(Job::Monitor(args))) => monitor::run(*args),
             Some(Command::Checkpoints(command)) => checkpoints::run(&command),
         }
     });
