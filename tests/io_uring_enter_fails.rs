@@ -5,8 +5,10 @@
 
 #[path = "support/child.rs"]
 mod child;
+#[path = "support/small_job.rs"]
+mod small_job;
 
-use millstream::io::{Io, IoOp, IoOutput, OpenMode, UringIo};
+use millstream::io::{Io, IoChoice, IoOp, IoOutput, OpenMode, UringIo};
 use millstream::memory::{Arena, ArenaOptions, Buffer, MemoryBudget};
 use millstream::slot::Doorbell;
 use std::path::Path;
@@ -40,6 +42,30 @@ fn operations_complete_after_io_uring_enter_failed() {
             let status = status.unwrap_or_else(|| panic!("hangs with {inject}"));
             assert!(status.success(), "fails with {inject}: {status}");
         }
+    }
+}
+
+#[test]
+fn a_job_completes_although_io_uring_enter_fails() {
+    const CHILD: &str = "MILLSTREAM_TEST_JOB_UNDER_STRACE";
+    let test = "a_job_completes_although_io_uring_enter_fails";
+    if std::env::var_os(CHILD).is_some() {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{test}-{}", std::process::id()));
+        return small_job::writes_every_number_once(&dir, IoChoice::Uring);
+    }
+    if let Some(reason) = cannot_run() {
+        println!("skipped: {reason}");
+        return;
+    }
+    for (error, call) in [("EAGAIN", "1"), ("EINTR", "5..20"), ("EBUSY", "10+7"), ("ENOMEM", "30..40")] {
+        let inject = format!("inject=io_uring_enter:error={error}:when={call}");
+        let mut command = Command::new("strace");
+        command.args(["-f", "-o", "/dev/null", "-e", "trace=io_uring_enter", "-e", &inject]);
+        command.arg(std::env::current_exe().unwrap()).stdout(Stdio::null());
+        child::only(command.env(CHILD, "1"), test);
+        let status = child::wait_at_most(&mut command.spawn().unwrap(), Duration::from_secs(60));
+        let status = status.unwrap_or_else(|| panic!("hangs with {inject}"));
+        assert!(status.success(), "fails with {inject}: {status}");
     }
 }
 

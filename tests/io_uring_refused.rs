@@ -7,6 +7,8 @@
 mod child;
 #[path = "support/io_suite.rs"]
 mod io_suite;
+#[path = "support/small_job.rs"]
+mod small_job;
 
 use io_suite::{FACTS, Subject};
 use millstream::io::{IoChoice, IoUnavailable, Refusal, open};
@@ -82,6 +84,7 @@ fn falls_back(test: &str, expect: impl Fn(&IoUnavailable)) {
         fact(&mut Subject::new(io, doorbell, &base.join(name)));
     }
     std::fs::remove_dir_all(&base).unwrap();
+    small_job::writes_every_number_once(&base, IoChoice::Auto);
     let lines = warnings.lines.lock().unwrap();
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(lines[0].contains(&why.to_string()), "{lines:?}");

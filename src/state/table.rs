@@ -6,11 +6,11 @@
 //! Invariant: whoever changes a slot calls `touch` first, so that a snapshot in progress keeps the old content.
 
 use super::directory::{Bucket, Directories, NO_PAGE};
-use super::layout::Layout;
 use super::fixed_page::FixedShape;
+use super::layout::Layout;
 use super::page::{
-    CONTROL_LEN, DELETED, EMPTY, GROUPS_START, IMAGE, LISTED, PAGE_LEN, Page, PageBytes, Probe, SlotAt, Tags, block_size, control_bits,
-    first_lane, has_empty, home_group, probe, tag_of,
+    CONTROL_LEN, DELETED, EMPTY, GROUPS_START, IMAGE, LISTED, PAGE_LEN, Page, PageBytes, Probe, SlotAt, Tags,
+    block_size, control_bits, first_lane, has_empty, home_group, probe, tag_of,
 };
 use super::slotted_page::{self, CellHead};
 use super::stage::StageLog;
