@@ -153,6 +153,9 @@ fn table(state: JobState, figures: &Figures, options: &Options) -> String {
 }
 
 fn latency_row(sink: &str, latency: &LatencySummary) -> String {
+    if latency.count == 0 {
+        return format!("{sink:<8} no lines");
+    }
     let [p50, p99, p999, max] = [latency.p50_ns, latency.p99_ns, latency.p999_ns, latency.max_ns].map(shown_ns);
     format!("{sink:<8} p50 {p50}, p99 {p99}, p99.9 {p999}, max {max} ({} lines)", grouped(latency.count))
 }
@@ -308,6 +311,11 @@ mod tests {
     fn a_waiting_job_says_why() {
         let waiting = Figures { why_waiting: Some("no free slot".to_owned()), ..figures() };
         assert_eq!(progress_line(&waiting, &Figures::default()), "waiting: no free slot");
+    }
+
+    #[test]
+    fn a_sink_without_lines_has_no_latency() {
+        assert_eq!(latency_row("alerts", &LatencySummary::default()), "alerts   no lines");
     }
 
     #[test]
