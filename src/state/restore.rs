@@ -6,12 +6,12 @@
 //! Two stages: a piece is applied when its form is sound; whether its content is (keys hash into the page, are reachable, occur once) is
 //! checked in `finish`, when the page is complete.
 
-use super::{KeyGroup, StateError};
 use super::directory::{Bucket, Directories};
 use super::layout::Layout;
 use super::page::{DELETED, EMPTY, GROUPS_START, Page, Probe, SlotAt, probe, tag_of};
 use super::piece::{self, KIND_DELTA, KIND_ENTRIES, KIND_PAGE, PieceHead, SlotState};
 use super::table::{Table, live_slots};
+use super::{KeyGroup, StateError};
 use crate::checkpoint::{PageKey, PieceKind};
 use std::collections::BTreeMap;
 
