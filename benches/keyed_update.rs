@@ -2,14 +2,29 @@
 //!
 //! ```text
 //! key batch -> [limit: own open-addressing table, prefetch by touching] | [peer: hashbrown + foldhash] | [engine: ValueState]
+//! key batch -> frames of a channel -> [operator: KeyedHead, Reduce] -> a stage that adds up
 //! ```
-//! Measured: updates per second (median of interleaved runs) and bytes per key. Goal: the engine's rate >= the peer's at 1 M keys.
+//! Measured: updates per second (median of interleaved runs) and bytes per key. Goals: the batched rate >= the peer's at 1 M keys, and
+//! >= 40 % of the limit. `operator` is timed from the frame on, without the sending.
 //! Not covered: growth spikes, skewed keys, windows.
 
 use hashbrown::HashMap;
+use millstream::exchange::{ChannelOptions, Delivery, Receiver, RecordShape, Sender, channel};
+use millstream::graph::{BuildContext, EdgeRoot};
+use millstream::io::{SimDisk, SimDiskOptions, SimIo};
 use millstream::memory::{Arena, ArenaOptions, MemoryBudget};
+use millstream::metrics::{MetricsRegistry, TaskMetrics};
+use millstream::operator::{ChainContext, Flow, KeyedHead, Reduce, Signal, Stage};
+use millstream::record::Stamp;
+use millstream::slot::Doorbell;
 use millstream::state::{HarvestProgress, KeyGroupRange, StateBackend, ValueState};
+use millstream::time::EventTimeMs;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap as StdHashMap;
 use std::hint::black_box;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
 type Total = [u64; 2];
 
@@ -31,25 +46,38 @@ fn main() {
         (true, false) => &[10_000, 1_000_000, 10_000_000],
     };
     let runs = if quick { 3 } else { 5 };
+    let updates = std::env::args().find_map(|arg| arg.strip_prefix("--updates=")?.parse().ok());
+    let updates = updates.unwrap_or(if quick { 4_000_000 } else { 20_000_000 });
     println!(
         "keyed_update: 8 B key, 16 B value (count, sum), uniform keys, one thread, M updates/s (median of {runs})"
     );
     println!(
-        "{:>10} {:>8} {:>8} {:>8} {:>8} {:>10} {:>12} {:>8} {:>8}",
-        "keys", "limit", "peer", "engine", "batched", "with ckpt", "engine/peer", "B/key", "verdict"
+        "{:>10} {:>8} {:>8} {:>8} {:>8} {:>10} {:>9} {:>13} {:>14} {:>8} {:>8}",
+        "keys",
+        "limit",
+        "peer",
+        "single",
+        "batched",
+        "with ckpt",
+        "operator",
+        "batched/peer",
+        "batched/limit",
+        "B/key",
+        "verdict"
     );
     for &keys in key_counts {
-        let updates = if quick { 4_000_000 } else { 20_000_000 };
         let row = measure(keys, updates, runs);
-        let verdict = if row.batched >= row.peer { "within" } else { "OVER" };
+        let verdict = if row.batched >= row.peer && row.batched >= 0.4 * row.limit { "within" } else { "OVER" };
         println!(
-            "{keys:>10} {:>8.1} {:>8.1} {:>8.1} {:>8.1} {:>10.1} {:>12.2} {:>8.1} {verdict:>8}",
+            "{keys:>10} {:>8.1} {:>8.1} {:>8.1} {:>8.1} {:>10.1} {:>9.1} {:>13.2} {:>14.2} {:>8.1} {verdict:>8}",
             row.limit,
             row.peer,
-            row.engine,
+            row.single,
             row.batched,
             row.with_checkpoints,
+            row.operator,
             row.batched / row.peer,
+            row.batched / row.limit,
             row.bytes_per_key,
         );
         if json {
@@ -69,9 +97,10 @@ fn main() {
 struct Row {
     limit: f64,
     peer: f64,
-    engine: f64,
+    single: f64,
     batched: f64,
     with_checkpoints: f64,
+    operator: f64,
     bytes_per_key: f64,
 }
 
@@ -87,9 +116,11 @@ fn measure(keys: u64, updates: usize, runs: usize) -> Row {
         limit.update(key, 0);
         state.put(&context.hash(&key), &[0; 2]).expect("the budget is large");
     }
+    let mut operator = Operator::open();
+    operator.rate(&(0..keys).collect::<Vec<_>>());
     let mut seed = 1;
     let mut stream = vec![0u64; updates];
-    let mut rates = [const { Vec::new() }; 5];
+    let mut rates = [const { Vec::new() }; 6];
     for _ in 0..runs {
         stream.iter_mut().for_each(|key| {
             seed = u64::wrapping_add(seed, 0x9e37_79b9_7f4a_7c15);
@@ -111,15 +142,17 @@ fn measure(keys: u64, updates: usize, runs: usize) -> Row {
         }));
         rates[3].push(rate(&stream, |batch| update_batch(&state, &backend, batch)));
         rates[4].push(rate_with_checkpoints(&stream, &state, &mut backend));
+        rates[5].push(operator.rate(&stream));
     }
     let expected: u64 = peer.values().map(|total| total[0]).sum();
     let mut counted = 0;
     state.for_each(|_, total| counted += total[0]);
     assert_eq!(counted, 3 * expected, "the engine counted every update");
+    assert!(operator.emitted.get() == (keys as usize + runs * updates) as u64, "the operator emitted every record");
     black_box(limit.checksum());
-    let [limit, peer, engine, batched, with_checkpoints] = rates.map(median);
+    let [limit, peer, single, batched, with_checkpoints, operator] = rates.map(median);
     let bytes_per_key = backend.page_bytes() as f64 / keys as f64;
-    Row { limit, peer, engine, batched, with_checkpoints, bytes_per_key }
+    Row { limit, peer, single, batched, with_checkpoints, operator, bytes_per_key }
 }
 
 fn add(key: u64) -> impl Fn(Option<Total>) -> Option<Total> {
@@ -152,6 +185,89 @@ fn rate_with_checkpoints(stream: &[u64], state: &ValueState<u64, Total>, backend
             backend.barrier(checkpoint);
         }
     })
+}
+
+/// A whole operator behind a channel.
+struct Operator {
+    sender: Sender,
+    receiver: Receiver,
+    chain: Box<dyn EdgeRoot>,
+    io: SimIo,
+    emitted: Rc<Cell<u64>>,
+}
+
+/// The end of the chain: counts what was emitted.
+struct Emitted(Rc<Cell<u64>>);
+
+impl Stage<Total> for Emitted {
+    #[inline]
+    fn record(&mut self, _: &mut ChainContext<'_>, _: &Stamp, _: &Total) {
+        self.0.set(self.0.get() + 1);
+    }
+
+    fn signal(&mut self, _: &mut ChainContext<'_>, _: &mut Signal<'_>) -> Flow {
+        Flow::Done
+    }
+
+    fn is_blocked(&self) -> bool {
+        false
+    }
+}
+
+impl Operator {
+    fn open() -> Self {
+        let arena = Arena::new(MemoryBudget::new(8 << 30), ArenaOptions::default());
+        let bell = || Arc::new(Doorbell::new().expect("the process has a free file descriptor"));
+        let backend = StateBackend::new(KeyGroupRange { start: 0, end: 128 }, 128, arena.clone());
+        let keys = backend.key_context();
+        let mut cx = BuildContext {
+            subtask: 0,
+            parallelism: 1,
+            max_parallelism: 128,
+            arena: arena.clone(),
+            state: Rc::new(RefCell::new(backend)),
+            outputs: StdHashMap::default(),
+            splits: Arc::new([]),
+            metrics: TaskMetrics::new(MetricsRegistry::new(), "bench".into(), 0),
+            doorbell: bell(),
+        };
+        let (sender, receiver) = channel(ChannelOptions {
+            who: "bench",
+            shape: RecordShape::fixed::<u64, Total>(),
+            segments_in_flight_max: 4,
+            arena,
+            consumer: bell(),
+            producer: bell(),
+        });
+        let emitted = Rc::new(Cell::new(0));
+        let sum = |stored: &Total, record: &Total| [stored[0] + record[0], stored[1] + record[1]];
+        let reduce = Reduce::<u64, Total, _, _>::open(&"sum".into(), sum, &mut cx, Emitted(emitted.clone()));
+        let chain = Box::new(KeyedHead::<u64, Total, _>::new(keys, reduce.expect("the first state")));
+        Self { sender, receiver, chain, io: SimIo::new(&SimDisk::new(1, SimDiskOptions::default())), emitted }
+    }
+
+    /// Sends batch after batch; the clock runs while the operator takes its frames.
+    fn rate(&mut self, stream: &[u64]) -> f64 {
+        let mut taken = Duration::ZERO;
+        for batch in stream.chunks(BATCH) {
+            for key in batch {
+                let stamp = Stamp { at: EventTimeMs(0), clock: EventTimeMs::MIN, split: 0, origin_ns: 0 };
+                let sent = self.sender.push(&stamp, bytemuck::bytes_of(key), bytemuck::bytes_of(&[1, *key]));
+                sent.expect("the receiver lives");
+            }
+            self.sender.flush().expect("the receiver lives");
+            let start = now();
+            while let Some(Delivery::Records(frame)) = self.receiver.peek() {
+                let mut failure = None;
+                let mut cx = ChainContext { now_ns: 0, wall_ms: 0, io: &mut self.io, failure: &mut failure };
+                self.chain.records(&mut cx, &frame);
+                assert_eq!(failure, None);
+                self.receiver.advance();
+            }
+            taken += start.elapsed();
+        }
+        stream.len() as f64 / taken.as_secs_f64() / 1e6
+    }
 }
 
 fn rate(stream: &[u64], mut update: impl FnMut(&[u64])) -> f64 {

@@ -205,7 +205,7 @@ fn a_snapshot_without_memory_is_given_up_and_the_next_one_is_complete() {
         }
         Ok(())
     });
-    assert!(matches!(progress, Ok(HarvestProgress::Done { .. })));
+    assert!(matches!(progress, Ok(HarvestProgress::Done { .. })), "{progress:?}");
     restored.finish_restore().unwrap();
     assert!((0..10_000u64).all(|key| copy.get(&context.hash(&key)) == Some(key + 1)));
 }

@@ -110,12 +110,15 @@ impl ArenaShared {
         self.carved.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Splits a larger free block, or maps one more chunk.
+    /// Splits a free block of the next size, which may first have to be split off itself: a small block must not use up a whole chunk.
     fn refill(&self, carved: &mut Carved, who: &'static str, size: BlockSize) -> Result<(), MemoryError> {
-        let larger = BlockSize::ALL.into_iter().find(|&s| s > size && !carved.free[s as usize].is_empty());
-        let (start, len) = match larger {
-            Some(larger) => {
-                let FreeBlock(start) = carved.free[larger as usize].pop().expect("the list was not empty");
+        let (start, len) = match BlockSize::ALL.get(size as usize + 1) {
+            Some(&larger) => {
+                if carved.free[larger as usize].is_empty() {
+                    self.refill(carved, who, larger)?;
+                }
+                let block = carved.free[larger as usize].pop();
+                let FreeBlock(start) = block.expect("there was one, or refill left one");
                 (start, larger.bytes())
             }
             None => self.map_chunk(carved, who)?,
@@ -177,6 +180,15 @@ mod tests {
         for _ in 0..1000 {
             arena.take("test", BlockSize::K64).unwrap()[0] = 7;
         }
+        assert_eq!(arena.mapped_bytes(), 2 << 20);
+    }
+
+    #[test]
+    fn a_small_block_leaves_the_rest_of_its_chunk_whole() {
+        let arena = arena(2 << 20);
+        let _small = arena.take("test", BlockSize::K4).unwrap();
+        let _large = arena.take("test", BlockSize::M1).unwrap();
+        let _other = arena.take("test", BlockSize::K256).unwrap();
         assert_eq!(arena.mapped_bytes(), 2 << 20);
     }
 

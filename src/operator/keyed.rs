@@ -1,16 +1,30 @@
 //! Keyed stages: the head of a chain behind a keyed exchange, where every record comes with its key.
 
 use super::{ChainContext, Flow, Signal};
-use crate::exchange::RecordFrame;
+use crate::exchange::{RecordFrame, RecordRef};
 use crate::graph::{ChainRoot, EdgeRoot};
 use crate::record::{Key, Record, Stamp};
 use crate::state::{Hashed, KeyContext};
+use crate::time::EventTimeMs;
 use std::marker::PhantomData;
+
+/// How many records a keyed stage is handed at once: as many as the state looks ahead.
+pub const BATCH_RECORDS_MAX: usize = 16;
 
 /// One keyed operator, taking records of type `R` in place.
 pub trait KeyedStage<K: Key + ?Sized, R: Record>: 'static {
     /// Takes one record; `bytes` are what `record` is read from.
     fn record(&mut self, cx: &mut ChainContext<'_>, stamp: &Stamp, key: Hashed<'_, K>, record: &R::View, bytes: &[u8]);
+
+    /// Whether `batch` does better than record after record; it is not called otherwise.
+    const TAKES_BATCHES: bool = false;
+
+    /// Takes at most `BATCH_RECORDS_MAX` records of one frame, with the effect of taking them in their order one by one.
+    fn batch(&mut self, cx: &mut ChainContext<'_>, frame: &RecordFrame<'_>, records: &[KeyedRecord<'_, K, R>]) {
+        for record in records {
+            self.record(cx, &frame.stamp(record.at), record.key, record.view, record.bytes);
+        }
+    }
 
     /// As `Stage::signal`.
     fn signal(&mut self, cx: &mut ChainContext<'_>, signal: &mut Signal<'_>) -> Flow;
@@ -18,6 +32,26 @@ pub trait KeyedStage<K: Key + ?Sized, R: Record>: 'static {
     /// As `Stage::is_blocked`.
     fn is_blocked(&self) -> bool;
 }
+
+/// One record of a batch.
+pub struct KeyedRecord<'a, K: ?Sized, R: Record> {
+    /// Its event time.
+    pub at: EventTimeMs,
+    /// Its key.
+    pub key: Hashed<'a, K>,
+    /// The record, read in place.
+    pub view: &'a R::View,
+    /// What `view` is read from.
+    pub bytes: &'a [u8],
+}
+
+impl<K: ?Sized, R: Record> Clone for KeyedRecord<'_, K, R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<K: ?Sized, R: Record> Copy for KeyedRecord<'_, K, R> {}
 
 /// Reads frames of keyed records in place and hands them to a keyed stage.
 pub struct KeyedHead<K: ?Sized, R, S> {
@@ -45,15 +79,49 @@ impl<K: Key + ?Sized, R: Record, S: KeyedStage<K, R>> ChainRoot for KeyedHead<K,
 
 impl<K: Key + ?Sized, R: Record, S: KeyedStage<K, R>> EdgeRoot for KeyedHead<K, R, S> {
     fn records(&mut self, cx: &mut ChainContext<'_>, frame: &RecordFrame<'_>) {
+        // Setting up a batch costs more than a few records gain.
+        if S::TAKES_BATCHES && frame.count() >= BATCH_RECORDS_MAX {
+            return self.batches(cx, frame);
+        }
         for record in frame.records() {
-            let Some(key) = K::from_bytes(record.key) else {
-                return cx.fail("exchange", format_args!("{} bytes are no key of type {}", record.key.len(), K::NAME));
-            };
-            match R::view(record.payload) {
-                Ok(view) => {
-                    self.stage.record(cx, &frame.stamp(record.at), self.keys.hash(key), view, record.payload);
-                }
-                Err(error) => return cx.fail("exchange", error),
+            let Some(record) = self.read(cx, record) else { return };
+            self.stage.record(cx, &frame.stamp(record.at), record.key, record.view, record.bytes);
+        }
+    }
+}
+
+impl<K: Key + ?Sized, R: Record, S: KeyedStage<K, R>> KeyedHead<K, R, S> {
+    fn batches(&mut self, cx: &mut ChainContext<'_>, frame: &RecordFrame<'_>) {
+        let mut records = frame.records();
+        let Some(first) = records.next().and_then(|record| self.read(cx, record)) else { return };
+        let mut batch = [first; BATCH_RECORDS_MAX];
+        let mut len = 1;
+        loop {
+            for slot in &mut batch[len..] {
+                let Some(record) = records.next().and_then(|record| self.read(cx, record)) else { break };
+                *slot = record;
+                len += 1;
+            }
+            self.stage.batch(cx, frame, &batch[..len]);
+            if len < BATCH_RECORDS_MAX {
+                return;
+            }
+            len = 0;
+        }
+    }
+
+    /// The record with its key, or nothing after a failure.
+    #[inline(always)]
+    fn read<'a>(&self, cx: &mut ChainContext<'_>, record: RecordRef<'a>) -> Option<KeyedRecord<'a, K, R>> {
+        let Some(key) = K::from_bytes(record.key) else {
+            cx.fail("exchange", format_args!("{} bytes are no key of type {}", record.key.len(), K::NAME));
+            return None;
+        };
+        match R::view(record.payload) {
+            Ok(view) => Some(KeyedRecord { at: record.at, key: self.keys.hash(key), view, bytes: record.payload }),
+            Err(error) => {
+                cx.fail("exchange", error);
+                None
             }
         }
     }

@@ -24,7 +24,7 @@ pub use aggregate::{Aggregate, And, Count, Max, Mean, Min, Moments, Number, Sum,
 pub use exchange::{Exchange, KeyedExchange};
 pub use filter::Filter;
 pub use flat_map::FlatMap;
-pub use keyed::{KeyedHead, KeyedStage};
+pub use keyed::{BATCH_RECORDS_MAX, KeyedHead, KeyedRecord, KeyedStage};
 pub use keyed_process::{Emit, KeyedContext, KeyedProcess, NoSide, StateRegistry};
 pub use map::Map;
 pub use ordered_process::OrderedProcess;

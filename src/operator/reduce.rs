@@ -1,7 +1,8 @@
 //! Reduces the records of each key to one, and emits it after every record. Semantics: Flink `StreamGroupedReduceOperator`.
 
-use super::keyed::KeyedStage;
+use super::keyed::{BATCH_RECORDS_MAX, KeyedRecord, KeyedStage};
 use super::{ChainContext, Flow, Signal, Stage};
+use crate::exchange::RecordFrame;
 use crate::graph::{BuildContext, BuildError};
 use crate::record::{Key, Record, Stamp};
 use crate::state::{FixedValue, Hashed, ValueState};
@@ -47,6 +48,30 @@ where
         match updated {
             Ok(()) => self.next.record(cx, stamp, &reduced),
             Err(error) => cx.fail(&self.operator, error),
+        }
+    }
+
+    const TAKES_BATCHES: bool = true;
+
+    fn batch(&mut self, cx: &mut ChainContext<'_>, frame: &RecordFrame<'_>, records: &[KeyedRecord<'_, K, T>]) {
+        let Some(first) = records.first() else { return };
+        let mut reduced = [*first.view; BATCH_RECORDS_MAX];
+        let mut reduced_count = 0;
+        let function = &self.function;
+        let updated = self.reduced.update_batch(records.iter().map(|record| record.key), |index, stored| {
+            let record = records[index].view;
+            let new = stored.map_or(*record, |stored| function(&stored, record));
+            reduced[index] = new;
+            reduced_count = index + 1;
+            Some(new)
+        });
+        if let Err(error) = updated {
+            // The state refused the last of them.
+            reduced_count -= 1;
+            cx.fail(&self.operator, error);
+        }
+        for (record, reduced) in records.iter().zip(&reduced[..reduced_count]) {
+            self.next.record(cx, &frame.stamp(record.at), reduced);
         }
     }
 

@@ -52,20 +52,6 @@ impl FixedShape {
         start..start + self.cell_len()
     }
 
-    /// The key of a lane, likewise.
-    #[inline(always)]
-    pub const fn key_in_group(self, lane: usize) -> Range<usize> {
-        let start = self.cell_in_group(lane).start;
-        start..start + self.key_len
-    }
-
-    /// The value of a lane, likewise.
-    #[inline(always)]
-    pub const fn value_in_group(self, lane: usize) -> Range<usize> {
-        let start = self.cell_in_group(lane).start + self.key_len;
-        start..start + self.value_len
-    }
-
     #[inline(always)]
     pub const fn key(self, at: SlotAt) -> Range<usize> {
         let start = self.cell_offset(at);

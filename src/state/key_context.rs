@@ -45,7 +45,7 @@ impl KeyContext {
     pub fn hash<'a, K: Key + ?Sized>(&self, key: &'a K) -> Hashed<'a, K> {
         let code = key.hash_code();
         let group = match self.mask {
-            Some(mask) => KeyGroup(super::murmur_hash(code) as u16 & mask),
+            Some(mask) => KeyGroup::of_hash_code_masked(code, mask),
             None => KeyGroup::of_hash_code(code, self.max_parallelism),
         };
         Hashed { key, hash: page_hash(0, key.bytes()), group }

@@ -21,16 +21,21 @@ pub const MAX_PARALLELISM_MAX: u16 = 32768;
 /// Flink's `MathUtils.murmurHash`: never negative.
 #[inline]
 pub fn murmur_hash(code: i32) -> i32 {
+    match mix(code) {
+        i32::MIN => 0,
+        h => h.abs(),
+    }
+}
+
+#[inline]
+fn mix(code: i32) -> i32 {
     let mut h = (code as u32).wrapping_mul(0xcc9e_2d51).rotate_left(15).wrapping_mul(0x1b87_3593);
     h = h.rotate_left(13).wrapping_mul(5).wrapping_add(0xe654_6b64);
     h ^= 4;
     h = (h ^ (h >> 16)).wrapping_mul(0x85eb_ca6b);
     h = (h ^ (h >> 13)).wrapping_mul(0xc2b2_ae35);
     h ^= h >> 16;
-    match h as i32 {
-        i32::MIN => 0,
-        h => h.abs(),
-    }
+    h as i32
 }
 
 impl KeyGroup {
@@ -38,6 +43,12 @@ impl KeyGroup {
     #[inline]
     pub fn of_hash_code(code: i32, max_parallelism: u16) -> Self {
         KeyGroup((murmur_hash(code) as u32 % u32::from(max_parallelism)) as u16)
+    }
+
+    /// The same for a max parallelism that is a power of two, less one: the sign of the smallest number lies outside every such mask.
+    #[inline]
+    pub(super) fn of_hash_code_masked(code: i32, mask: u16) -> Self {
+        KeyGroup(mix(code).wrapping_abs() as u16 & mask)
     }
 
     /// The subtask that owns this key group (Flink `computeOperatorIndexForKeyGroup`).

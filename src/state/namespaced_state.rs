@@ -32,7 +32,7 @@ impl StateBackend {
             operator,
             name,
             Registration {
-                layout: Layout::for_lens(K::FIXED_LEN.map(|len| len + namespace_len), V::FIXED_LEN),
+                layout: NamespacedState::<K, N, V>::LAYOUT,
                 layout_text: format!(
                     "value per key and namespace: key {}, namespace of {namespace_len} bytes, value {}",
                     K::NAME,
@@ -52,6 +52,14 @@ impl StateBackend {
 }
 
 impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
+    const LAYOUT: Layout = Layout::for_lens(
+        match K::FIXED_LEN {
+            Some(len) => Some(len + size_of::<N>()),
+            None => None,
+        },
+        V::FIXED_LEN,
+    );
+
     /// The value.
     pub fn get(&mut self, key: &Hashed<K>, namespace: &N) -> Option<V> {
         let address = composite(&mut self.scratch, key, namespace);
@@ -67,6 +75,15 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
     ) -> Result<(), StateError> {
         let address = composite(&mut self.scratch, key, namespace);
         let mut table = self.table.borrow_mut();
+        if let layout @ Layout::Fixed(_) = const { Self::LAYOUT }
+            && let Some(entry) = table.find(layout, address)
+        {
+            match change(V::load(table.value(layout, entry))) {
+                Some(new) => new.store(table.value_mut(layout, entry)),
+                None => table.remove(entry),
+            }
+            return Ok(());
+        }
         let old = table.read(address, V::load).flatten();
         let existed = old.is_some();
         match change(old) {

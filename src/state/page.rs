@@ -179,7 +179,7 @@ impl Page {
     /// The bit of a slot in `bits`.
     #[inline(always)]
     pub fn bit(at: SlotAt, parity: usize) -> u32 {
-        1 << (at.lane + 16 * parity)
+        lane_bit(at.lane, parity)
     }
 
     #[inline(always)]
@@ -252,10 +252,16 @@ fn zero_bytes(word: u64) -> u64 {
     !(((word & low) + low) | word | low)
 }
 
-/// The lane of the lowest bit of a mask.
+/// The lane of the lowest bit of a mask; `LANES` when no bit is set.
 #[inline(always)]
 pub(super) fn first_lane(mask: u64) -> usize {
     mask.trailing_zeros() as usize / 8
+}
+
+/// The bit of a lane in its group's bits.
+#[inline(always)]
+pub(super) fn lane_bit(lane: usize, parity: usize) -> u32 {
+    1 << (lane + 16 * parity)
 }
 
 /// The bits in the control that `bytes` begin with: parity 0 in the low half, parity 1 in the high half.

@@ -9,8 +9,8 @@ use super::directory::{Bucket, Directories, NO_PAGE};
 use super::fixed_page::FixedShape;
 use super::layout::Layout;
 use super::page::{
-    CONTROL_LEN, DELETED, EMPTY, GROUPS_START, IMAGE, LISTED, PAGE_LEN, Page, PageBytes, Probe, SlotAt, Tags,
-    block_size, control_bits, first_lane, has_empty, home_group, probe, tag_of,
+    CONTROL_LEN, DELETED, EMPTY, GROUPS_START, IMAGE, LANES, LISTED, PAGE_LEN, Page, PageBytes, Probe, SlotAt, Tags,
+    block_size, control_bits, first_lane, has_empty, home_group, lane_bit, probe, tag_of,
 };
 use super::slotted_page::{self, CellHead};
 use super::stage::StageLog;
@@ -73,11 +73,9 @@ pub(super) struct Home {
     control: u32,
 }
 
-/// The slot where an entry is expected.
-#[derive(Clone, Copy)]
-pub(super) struct Likely {
-    home: Home,
-    lane: u32,
+impl Home {
+    /// That of a key whose key group has no page.
+    pub const NOWHERE: Self = Self { page: NO_PAGE, control: 0 };
 }
 
 impl Table {
@@ -126,52 +124,55 @@ impl Table {
         probe(bytes, layout.grid(bytes), address.hash, |at| layout.is_key(bytes, at, address.kind, address.key))
     }
 
-    /// Where to look for a fixed entry first; asks the processor to fetch it. `None` when its key group has no page.
+    /// Where to look for a fixed entry first; asks the processor to fetch it.
     #[inline(always)]
-    pub fn home(&self, layout: Layout, group: KeyGroup, hash: u64) -> Option<Home> {
+    pub fn home(&self, layout: Layout, group: KeyGroup, hash: u64) -> Home {
         let index = self.directories.page(self.directory_of(group), hash);
-        let page = self.pages.get(index as usize)?;
+        let Some(page) = self.pages.get(index as usize) else { return Home::NOWHERE };
         let grid = layout.grid(page.bytes());
         let control = grid.control_offset(home_group(hash, grid.groups));
         page.prefetch(control);
-        Some(Home { page: index, control: control as u32 })
+        Home { page: index, control: control as u32 }
     }
 
-    /// The first slot of the home group that has the hash's tag, most likely the key's; asks the processor to fetch its cell.
+    /// The first lane of the home group that has the hash's tag, most likely the key's, or one past the last; asks the processor to fetch
+    /// its cell.
     #[inline(always)]
-    pub fn likely(&self, shape: FixedShape, home: Home, hash: u64) -> Option<Likely> {
-        let page = &self.pages[home.page as usize];
+    pub fn likely_lane(&self, shape: FixedShape, home: Home, hash: u64) -> usize {
+        let Some(page) = self.pages.get(home.page as usize) else { return LANES };
         let control = home.control as usize;
-        let hits = Tags::of(&page.bytes()[control..control + CONTROL_LEN]).matches(tag_of(hash));
-        if hits == 0 {
-            return None;
-        }
-        let lane = first_lane(hits);
+        let lane = first_lane(Tags::of(&page.bytes()[control..control + CONTROL_LEN]).matches(tag_of(hash)));
         let cell = control + shape.cell_in_group(lane).start;
         page.prefetch(cell);
         page.prefetch(cell + shape.cell_len() - 1);
-        Some(Likely { home, lane: lane as u32 })
+        lane
     }
 
-    /// The value of a likely slot, to be overwritten, if it is this key's. Only for a table that did not gain, lose or move an entry
-    /// since `likely`.
+    /// Calls `change` with the value in a lane of the home group, to be overwritten, if it is this key's. Only for a table that did not
+    /// gain, lose or move an entry since `likely_lane`.
     #[inline(always)]
-    pub fn likely_value(&mut self, shape: FixedShape, likely: Likely, key: &[u8]) -> Option<&mut [u8]> {
-        let Likely { home: Home { page: index, control }, lane } = likely;
-        let (control, lane) = (control as usize, lane as usize);
+    pub fn change_likely<R>(
+        &mut self,
+        shape: FixedShape,
+        home: Home,
+        lane: usize,
+        key: &[u8],
+        change: impl FnOnce(&mut [u8]) -> R,
+    ) -> Option<R> {
         let parity = self.parity & 1;
-        let page = &mut self.pages[index as usize];
-        let group = &mut page.bytes_mut()[control..control + shape.stride];
-        if &group[shape.key_in_group(lane)] != key {
+        let control = home.control as usize;
+        let group = self.pages.get_mut(home.page as usize)?.bytes_mut().get_mut(control..control + shape.stride)?;
+        let cell = group.get(shape.cell_in_group(lane))?;
+        if &cell[..shape.key_len] != key {
             return None;
         }
-        if control_bits(group) & Page::bit(SlotAt { group: 0, lane }, parity) == 0 {
+        if control_bits(group) & lane_bit(lane, parity) == 0 {
             let at = SlotAt { group: (control - GROUPS_START) / shape.stride, lane };
-            self.touch(Layout::Fixed(shape), EntryAt { page: index as usize, at });
+            let entry = EntryAt { page: home.page as usize, at };
+            return Some(change(self.value_mut(Layout::Fixed(shape), entry)));
         }
-        let page = &mut self.pages[index as usize];
-        let group = &mut page.bytes_mut()[control..control + shape.stride];
-        Some(&mut group[shape.value_in_group(lane)])
+        let cell = group.get_mut(shape.cell_in_group(lane))?;
+        Some(change(&mut cell[shape.key_len..]))
     }
 
     /// The value of an entry.

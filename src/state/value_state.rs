@@ -3,8 +3,9 @@
 use super::backend::{Registration, SharedTable};
 use super::entries::{VALUE, check_chunk, is_key};
 use super::layout::Layout;
+use super::page::LANES;
 use super::slotted_page::VALUE_LEN_MAX;
-use super::table::{Address, Table};
+use super::table::{Address, Home, Table};
 use super::{Hashed, StateBackend, StateError, StateValue};
 use crate::record::Key;
 use std::marker::PhantomData;
@@ -99,20 +100,23 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
         keys: impl IntoIterator<Item = Hashed<'a, K>>,
         mut change: impl FnMut(usize, Option<V>) -> Option<V>,
     ) -> Result<(), StateError> {
-        let mut table = self.table.borrow_mut();
+        let table = &mut *self.table.borrow_mut();
+        let layout = const { Self::LAYOUT };
         let mut keys = keys.into_iter();
-        let mut first = 0;
-        while let Some(key) = keys.next() {
-            let mut group = [key; LOOK_AHEAD];
-            let mut len = 1;
-            for (slot, key) in group[1..].iter_mut().zip(&mut keys) {
-                *slot = key;
+        let Some(first) = keys.next() else { return Ok(()) };
+        let mut group = [(first, table.home(layout, first.group, first.hash)); LOOK_AHEAD];
+        let (mut done, mut len) = (0, 1);
+        loop {
+            for (slot, key) in group[len..].iter_mut().zip(&mut keys) {
+                *slot = (key, table.home(layout, key.group, key.hash));
                 len += 1;
             }
-            update_group(&mut table, &group[..len], |index, old| change(first + index, old))?;
-            first += len;
+            update_group(table, &group[..len], |index, old| change(done + index, old))?;
+            if len < LOOK_AHEAD {
+                return Ok(());
+            }
+            (done, len) = (done + len, 0);
         }
-        Ok(())
     }
 
     /// Calls `each` with every value and its key's bytes, in no particular order.
@@ -131,47 +135,45 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
 /// How many keys of a batch are looked up together.
 const LOOK_AHEAD: usize = 16;
 
-/// Three passes over a few keys: find their home groups and have them fetched, find their likely slots and have those fetched, update.
-/// The fetches of a pass do not wait for each other; the last pass finds everything in cache.
+/// The last two of three passes over a few keys: their home groups are being fetched; find their likely slots and have those fetched;
+/// update. The fetches of a pass do not wait for each other, and the last pass finds everything in cache.
 #[inline(always)]
 fn update_group<K: Key + ?Sized, V: StateValue>(
     table: &mut Table,
-    keys: &[Hashed<K>],
+    keys: &[(Hashed<K>, Home)],
     mut change: impl FnMut(usize, Option<V>) -> Option<V>,
 ) -> Result<(), StateError> {
-    let layout @ Layout::Fixed(shape) = (const { ValueState::<K, V>::LAYOUT }) else {
-        return keys.iter().enumerate().try_for_each(|(index, key)| update(table, key, |old| change(index, old)));
+    let Layout::Fixed(shape) = (const { ValueState::<K, V>::LAYOUT }) else {
+        return keys.iter().enumerate().try_for_each(|(index, (key, _))| update(table, key, |old| change(index, old)));
     };
-    let mut homes = [None; LOOK_AHEAD];
-    for (key, home) in keys.iter().zip(&mut homes) {
-        *home = table.home(layout, key.group, key.hash);
-    }
-    let mut likely = [None; LOOK_AHEAD];
-    for ((key, home), likely) in keys.iter().zip(homes).zip(&mut likely) {
-        *likely = home.and_then(|home| table.likely(shape, home, key.hash));
+    let mut lanes = [LANES; LOOK_AHEAD];
+    for (lane, (key, home)) in lanes.iter_mut().zip(keys) {
+        *lane = table.likely_lane(shape, *home, key.hash);
     }
     // Once an entry comes or goes, others may lie elsewhere.
     let mut are_in_place = true;
-    for (index, (key, likely)) in keys.iter().zip(likely).enumerate() {
-        if are_in_place
-            && let Some(likely) = likely
-            && let Some(value) = table.likely_value(shape, likely, key.key.bytes())
-        {
-            match change(index, V::load(value)) {
-                Some(new) => new.store(value),
-                None => {
-                    are_in_place = false;
-                    table.delete(ValueState::<K, V>::address(key));
+    for (index, ((key, home), lane)) in keys.iter().zip(&lanes).enumerate() {
+        let changed = if are_in_place {
+            table.change_likely(shape, *home, *lane, key.key.bytes(), |value| match change(index, V::load(value)) {
+                Some(new) => {
+                    new.store(value);
+                    true
                 }
-            }
-            continue;
+                None => false,
+            })
+        } else {
+            None
+        };
+        match changed {
+            Some(true) => {}
+            Some(false) => are_in_place = !table.delete(ValueState::<K, V>::address(key)),
+            None => update(table, key, |old| {
+                let existed = old.is_some();
+                let new = change(index, old);
+                are_in_place &= existed && new.is_some();
+                new
+            })?,
         }
-        update(table, key, |old| {
-            let existed = old.is_some();
-            let new = change(index, old);
-            are_in_place &= existed && new.is_some();
-            new
-        })?;
     }
     Ok(())
 }
