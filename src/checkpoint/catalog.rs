@@ -77,6 +77,8 @@ pub(super) struct Reader<'a> {
     extents: BTreeMap<u32, Result<(FileId, u64), BlockFault>>,
     /// What was verified so far, for `verify`.
     pub checked: Vec<Checked>,
+    /// The first read that failed although the file is there: it says nothing about the bytes, which may be intact.
+    pub failure: Option<String>,
 }
 
 pub(super) fn list_names(io: &mut dyn Io, dir: &Path) -> Result<Vec<String>, RestoreError> {
@@ -98,7 +100,7 @@ pub(super) fn refusal(error: IoError) -> RestoreError {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(io: &'a mut dyn Io, arena: &'a Arena, dir: &Path) -> Self {
-        Self { io, arena, dir: dir.to_owned(), extents: BTreeMap::new(), checked: Vec::new() }
+        Self { io, arena, dir: dir.to_owned(), extents: BTreeMap::new(), checked: Vec::new(), failure: None }
     }
 
     /// Reads the superblocks. `asked` is the job that wants the directory; tools do not ask.
@@ -333,6 +335,22 @@ impl<'a> Reader<'a> {
     }
 
     fn open(&mut self, path: &Path) -> Result<(FileId, u64), IoError> {
+        let opened = self.open_file(path);
+        if let Err(error) = &opened
+            && error.kind != ErrorKind::NotFound
+        {
+            self.failed(error.to_string());
+        }
+        opened
+    }
+
+    /// A read that failed.
+    fn failed(&mut self, reason: String) -> BlockFault {
+        self.failure.get_or_insert_with(|| reason.clone());
+        BlockFault::Unreadable(reason)
+    }
+
+    fn open_file(&mut self, path: &Path) -> Result<(FileId, u64), IoError> {
         let unexpected = |what| IoError {
             action: "open",
             path: path.to_owned(),
@@ -370,13 +388,13 @@ impl<'a> Reader<'a> {
         let mut offset = range.start;
         while offset < range.end {
             let len = READ_BYTES_MAX.min((range.end - offset) as usize);
-            let into = Buffer::take(self.arena, "checkpoint reader", len)
-                .map_err(|error| BlockFault::Unreadable(error.to_string()))?;
+            let into =
+                Buffer::take(self.arena, "checkpoint reader", len).map_err(|error| self.failed(error.to_string()))?;
             match self.io.complete(IoOp::Read { file, offset, len, into }) {
                 Ok(IoOutput::Buffer(buffer)) if buffer.len() == len => bytes.extend_from_slice(buffer.filled()),
                 Ok(IoOutput::Buffer(buffer)) => return Err(truncated(offset + buffer.len() as u64)),
                 Ok(other) => return Err(BlockFault::Unreadable(format!("the driver answered {other:?}"))),
-                Err(error) => return Err(BlockFault::Unreadable(error.to_string())),
+                Err(error) => return Err(self.failed(error.to_string())),
             }
             offset += len as u64;
         }

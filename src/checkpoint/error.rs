@@ -151,6 +151,16 @@ impl std::fmt::Display for Damage {
 /// Why a job cannot start from its checkpoint directory.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RestoreError {
+    /// A file is there and cannot be read now. Its bytes may be intact, so no older checkpoint is used in its place.
+    #[error(
+        "the checkpoints in \"{dir}\" cannot be judged: {reason}; try again, or move the file away to go on from an older checkpoint"
+    )]
+    Unreadable {
+        /// The state directory.
+        dir: PathBuf,
+        /// The operating system's words, or the memory that is missing.
+        reason: String,
+    },
     /// Somebody else owns the directory.
     #[error(
         "the checkpoint directory \"{dir}\" is locked by running process {pid}: stop it or choose another directory"

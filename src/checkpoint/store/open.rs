@@ -45,6 +45,7 @@ impl CheckpointStore {
         let lock = options.lock_patience_ms.map(|patience_ms| DirLock::take(dir, patience_ms)).transpose()?;
         let mut reader = Reader::new(io, arena, dir);
         let catalog = reader.catalog(Some(&job.name))?;
+        refuse_unread(&reader, dir)?;
         let found = find(&mut reader, dir, &catalog)?;
         let extents = extent_lengths(&mut reader, &catalog);
         drop(reader);
@@ -84,14 +85,15 @@ impl CheckpointStore {
             active: None,
             background: Vec::new(),
         };
-        store.open_superblock(io, &catalog)?;
+        store.open_superblock(io, &catalog, !found.damages.is_empty())?;
         let restored = found.newest.map(|(loaded, extents)| store.start_from(loaded, extents));
         Ok(OpenedStore { store, restored, damages: found.damages })
     }
 
-    /// Goes on with the superblock file that is there if nothing is wrong with it, else with a new one.
-    fn open_superblock(&mut self, io: &mut dyn Io, catalog: &Catalog) -> Result<(), RestoreError> {
-        if let (Some((number, pairs)), true) = (&catalog.superblock, catalog.damages.is_empty())
+    /// Goes on with the superblock file that is there if nothing is wrong with it or with what it names, else with a new one. A
+    /// checkpoint that was passed over is forgotten for good then: what sinks prepared for it is gone as soon as the job runs.
+    fn open_superblock(&mut self, io: &mut dyn Io, catalog: &Catalog, is_damaged: bool) -> Result<(), RestoreError> {
+        if let (Some((number, pairs)), false) = (&catalog.superblock, is_damaged)
             && pairs.len() >= pairs_for(&self.options)
         {
             let path = self.dir.join(format::superblock_name(*number));
@@ -115,6 +117,12 @@ impl CheckpointStore {
             io.wait(Duration::from_millis(10));
         };
         self.superblock = Some(opened);
+        if is_damaged {
+            for number in std::mem::take(&mut self.old_superblocks) {
+                io.complete(IoOp::Remove { path: self.dir.join(format::superblock_name(number)) }).map_err(refusal)?;
+            }
+            io.complete(IoOp::SyncDir { path: self.dir.clone() }).map_err(refusal)?;
+        }
         Ok(())
     }
 
@@ -160,7 +168,10 @@ fn find(reader: &mut Reader<'_>, dir: &Path, catalog: &Catalog) -> Result<Found,
                 found.retained.push(Retained { superblock: superblock.clone(), extents });
             }
             Err(LoadFault::Refused(refusal)) => return Err(refusal),
-            Err(LoadFault::Damaged(damages)) => found.damages.extend(damages),
+            Err(LoadFault::Damaged(damages)) => {
+                refuse_unread(reader, dir)?;
+                found.damages.extend(damages);
+            }
         }
     }
     if found.newest.is_none() && catalog.superblock.is_none() && !catalog.extent_numbers.is_empty() {
@@ -176,6 +187,12 @@ fn find(reader: &mut Reader<'_>, dir: &Path, catalog: &Catalog) -> Result<Found,
         return Err(RestoreError::AllDamaged { dir: dir.to_owned(), damages: found.damages });
     }
     Ok(found)
+}
+
+/// A read that failed is no damage: to fall back for it would give up a checkpoint that is there.
+fn refuse_unread(reader: &Reader<'_>, dir: &Path) -> Result<(), RestoreError> {
+    let unread = |reason: &String| RestoreError::Unreadable { dir: dir.to_owned(), reason: reason.clone() };
+    reader.failure.as_ref().map_or(Ok(()), |reason| Err(unread(reason)))
 }
 
 fn extent_lengths(reader: &mut Reader<'_>, catalog: &Catalog) -> BTreeMap<u32, u64> {
