@@ -177,7 +177,8 @@ impl Workload {
 
     fn expected_sequences(&self) -> Vec<String> {
         // Records (0) before timers (1) of one time; records by split and then as they come.
-        let mut due: BTreeMap<String, BTreeMap<(i64, u8, usize, usize), Event>> = BTreeMap::new();
+        type Due = BTreeMap<(i64, u8, usize, usize), Event>;
+        let mut due: BTreeMap<String, Due> = BTreeMap::new();
         for (place, (split, event, clock)) in self.clocked().enumerate() {
             if event.at > clock {
                 let key = format!("[{}", event.key);
@@ -229,17 +230,7 @@ fn next_state([count, hash]: [u64; 2], what: u64) -> [u64; 2] {
 }
 
 fn timer_at(at: i64) -> i64 {
-    (at + 50).next_multiple_of_100()
-}
-
-trait NextMultiple {
-    fn next_multiple_of_100(self) -> i64;
-}
-
-impl NextMultiple for i64 {
-    fn next_multiple_of_100(self) -> i64 {
-        self + (-self).rem_euclid(100)
-    }
+    at + 50 + (-at - 50).rem_euclid(100)
 }
 
 fn sequence_line(key: u64, [count, hash]: [u64; 2], is_timer: bool) -> String {
