@@ -4,8 +4,8 @@
 //! key batch -> [limit: own open-addressing table, prefetch by touching] | [peer: hashbrown + foldhash] | [engine: ValueState]
 //! key batch -> frames of a channel -> [operator: KeyedHead, Reduce] -> a stage that adds up
 //! ```
-//! Measured: updates per second (median of interleaved runs) and bytes per key. Goals: the batched rate >= the peer's at 1 M keys, and
-//! >= 40 % of the limit. `operator` is timed from the frame on, without the sending.
+//! Measured: updates per second (median of interleaved runs) and bytes per key. Goals: the batched rate is at least the peer's at 1 M
+//! keys, and 40 % of the limit. `operator` is timed from the frame on, without the sending.
 //! Not covered: growth spikes, skewed keys, windows.
 
 use hashbrown::HashMap;

@@ -509,6 +509,50 @@ proptest! {
     }
 }
 
+fn states_of_one_table() -> (StateBackend, ValueState<u64, u64>) {
+    let mut backend = backend();
+    let state = backend.value("operator", "narrow").unwrap();
+    (backend, state)
+}
+
+fn changed(old: Option<u64>, seed: u8) -> Option<u64> {
+    (!seed.is_multiple_of(8)).then(|| old.unwrap_or(1).wrapping_mul(31).wrapping_add(u64::from(seed)))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Keys repeat, come and go within a batch, and the first pages of the key groups grow and split under it.
+    #[test]
+    fn a_batch_changes_what_single_updates_in_its_order_change(
+        key_count in prop_oneof![1..20u64, 300..1200u64, 3000..6000u64],
+        updates in prop::collection::vec((any::<u64>(), any::<u8>()), 1..5000),
+        batch_len in 1..70usize,
+    ) {
+        let updates: Vec<(u64, u8)> = updates.into_iter().map(|(key, seed)| (key % key_count, seed)).collect();
+        let ((_alone, single), (mut backend, batched)) = (states_of_one_table(), states_of_one_table());
+        for (index, batch) in updates.chunks(batch_len).enumerate() {
+            for (key, seed) in batch {
+                single.update(&context().hash(key), |old| changed(old, *seed)).unwrap();
+            }
+            let keys = batch.iter().map(|(key, _)| context().hash(key));
+            batched.update_batch(keys, |index, old| changed(old, batch[index].1)).unwrap();
+            if index % 20 == 0 {
+                if backend.is_harvesting() {
+                    backend.harvest(usize::MAX, &mut |_| Ok(())).unwrap();
+                }
+                backend.barrier(CheckpointId(index as u64 + 1));
+            }
+        }
+        let dump = |state: &ValueState<u64, u64>| {
+            let mut dump = BTreeMap::new();
+            state.for_each(|key, value| assert!(dump.insert(key.to_vec(), value).is_none()));
+            dump
+        };
+        prop_assert_eq!(dump(&single), dump(&batched));
+    }
+}
+
 #[test]
 fn a_change_after_the_first_snapshot_is_written_as_a_delta_of_its_page_alone() {
     let mut run = Run::<Narrow>::new();

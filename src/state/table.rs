@@ -161,9 +161,14 @@ impl Table {
     ) -> Option<R> {
         let parity = self.parity & 1;
         let control = home.control as usize;
-        let group = self.pages.get_mut(home.page as usize)?.bytes_mut().get_mut(control..control + shape.stride)?;
-        let cell = group.get(shape.cell_in_group(lane))?;
-        if &cell[..shape.key_len] != key {
+        let page = self.pages.get_mut(home.page as usize)?;
+        // Said once, so that the compiler knows that every lane's cell ends inside the group.
+        if lane >= LANES {
+            return None;
+        }
+        let group = &mut page.bytes_mut()[control..control + shape.stride];
+        let cell = shape.cell_in_group(lane);
+        if &group[cell.start..cell.start + shape.key_len] != key {
             return None;
         }
         if control_bits(group) & lane_bit(lane, parity) == 0 {
@@ -171,8 +176,7 @@ impl Table {
             let entry = EntryAt { page: home.page as usize, at };
             return Some(change(self.value_mut(Layout::Fixed(shape), entry)));
         }
-        let cell = group.get_mut(shape.cell_in_group(lane))?;
-        Some(change(&mut cell[shape.key_len..]))
+        Some(change(&mut group[cell.start + shape.key_len..cell.end]))
     }
 
     /// The value of an entry.
