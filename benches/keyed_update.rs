@@ -259,7 +259,8 @@ impl Operator {
             let start = now();
             while let Some(Delivery::Records(frame)) = self.receiver.peek() {
                 let mut failure = None;
-                let mut cx = ChainContext { now_ns: 0, wall_ms: 0, io: &mut self.io, failure: &mut failure };
+                let mut cx =
+                    ChainContext { now_ns: 0, wall_ms: 0, origin_ns: 0, io: &mut self.io, failure: &mut failure };
                 self.chain.records(&mut cx, &frame);
                 assert_eq!(failure, None);
                 self.receiver.advance();
