@@ -1,4 +1,5 @@
 //! A job that uses the disk for all it can: checkpoints, and a file sink that commits with them.
+#![allow(clippy::disallowed_methods, reason = "a test looks at what is really in the directory")]
 
 use millstream::engine::{CheckpointOptions, Engine, JobOptions};
 use millstream::io::IoChoice;
