@@ -116,6 +116,7 @@ fn run(keys: u64, seconds: u64, checkpoints: Option<Duration>) -> Run {
     let options = JobOptions { checkpoints, memory_bytes: Some(2 << 30), ..JobOptions::default() };
     let handle = engine.submit(job, options).expect("the job is valid");
     while measured.lock().expect("no slot panics").1 == 0 {
+        assert!(!handle.status().state.has_ended(), "the job ended: {:?}", handle.status().reason);
         std::thread::sleep(Duration::from_millis(20));
     }
     std::thread::sleep(Duration::from_secs(1));
