@@ -10,6 +10,10 @@ use crate::checkpoint::snapshot::PageKey;
 use crate::io::{FileId, Io, IoOp};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// How many extents are kept to be written again. The blocks of a new file must be entered into the file system's journal when they are
+/// flushed; those of one that was written before need not be.
+const SPARES_MAX: usize = 2;
+
 impl CheckpointStore {
     /// Which pages the next checkpoint must hand over as images. Ask before every `begin`; costs a walk over the page map
     /// when an extent is nearly dead.
@@ -70,7 +74,7 @@ impl CheckpointStore {
         }
     }
 
-    /// Removes what no retained checkpoint, no reader and no writer needs. Failures are logged and tried again later.
+    /// Removes what no retained checkpoint, no reader and no writer needs, but for a few extents to be written again. Failures are logged and tried again later.
     pub(super) fn remove_unreachable(&mut self, io: &mut dyn Io) {
         let mut needed: BTreeSet<u32> = self.retained.iter().flat_map(|kept| kept.extents.iter().copied()).collect();
         needed.extend(self.current.map(|extent| extent.number));
@@ -81,7 +85,12 @@ impl CheckpointStore {
             std::mem::take(&mut self.extents).into_iter().partition(|(number, _)| needed.contains(number));
         self.extents = kept;
         for (number, len_bytes) in gone {
-            self.remove_extent(io, number, len_bytes);
+            let is_condemned = self.condemned.remove(&number);
+            if !is_condemned && len_bytes >= self.next_extent_bytes && self.spares.len() < SPARES_MAX {
+                self.spares.push((number, len_bytes));
+            } else {
+                self.remove_extent(io, number, len_bytes);
+            }
         }
         for number in std::mem::take(&mut self.old_superblocks) {
             let token = io.submit(IoOp::Remove { path: self.dir.join(superblock_name(number)) });
@@ -111,6 +120,7 @@ impl CheckpointStore {
                         Background::Closing => {}
                         _ if error.kind == std::io::ErrorKind::NotFound => {}
                         Background::RemovingExtent(number, len_bytes) => {
+                            self.condemned.insert(number);
                             self.extents.insert(number, len_bytes);
                         }
                         Background::RemovingSuperblock(number) => {
