@@ -41,10 +41,10 @@ const VERTEX: &str = "bench";
 
 fn main() {
     let mut bench = Bench::start("checkpoint_store");
-    let (state_mib, runs) = if bench.is_quick() { (16, 1) } else { (512, 5) };
+    let (state_mib, runs) = if bench.is_quick() { (16, 1) } else { (256, 5) };
     let keys = (state_mib << 20) / 32;
     let mut checkpoints = Checkpoints::open(keys);
-    let mut queue = DiskQueue::open(if bench.is_quick() { 16 } else { 512 }).expect("target/ can be written");
+    let mut queue = DiskQueue::open(if bench.is_quick() { 16 } else { 256 }).expect("target/ can be written");
     let (mut raw, mut full) = (Vec::new(), Vec::new());
     for _ in 0..runs {
         raw.push(queue.write_mb_s(4).expect("target/ can be written"));
@@ -59,7 +59,7 @@ fn main() {
     for (share, goal) in [(0.001, 1.6), (0.01, 1.5), (0.1, 1.3)] {
         bytes_written(&mut bench, &mut checkpoints, keys, share, goal);
     }
-    let rounds = if bench.is_quick() { 10 } else { 200 };
+    let rounds = if bench.is_quick() { 10 } else { 100 };
     let (mut commits, mut bare) = (histogram(), histogram());
     for _ in 0..rounds {
         bare.saturating_record(queue.durable_mib().expect("target/ can be written").as_nanos() as u64);
@@ -78,7 +78,7 @@ fn main() {
 fn bytes_written(bench: &mut Bench, checkpoints: &mut Checkpoints, keys: u64, share: f64, goal: f64) {
     checkpoints.make(SnapshotKind::Full);
     let count = (keys as f64 * share) as u64;
-    let rounds = if bench.is_quick() { 4 } else { 24 };
+    let rounds = if bench.is_quick() { 4 } else { 12 };
     let per_byte = |bytes: u64| bytes as f64 / (count as f64 * CELL_BYTES);
     let written: Vec<u64> = (0..rounds)
         .map(|_| {
