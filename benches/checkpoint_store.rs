@@ -59,19 +59,27 @@ fn main() {
     for (share, goal) in [(0.001, 1.6), (0.01, 1.5), (0.1, 1.3)] {
         bytes_written(&mut bench, &mut checkpoints, keys, share, goal);
     }
-    let rounds = if bench.is_quick() { 10 } else { 100 };
+    commits(&mut bench, &mut queue, &mut checkpoints, &format!("1 MiB changed of {state_mib} MiB"));
+    drop(checkpoints);
+    let mut checkpoints = Checkpoints::open((MIB / CELL_BYTES) as u64);
+    commits(&mut bench, &mut queue, &mut checkpoints, "1 MiB changed, all there is");
+    bench.finish();
+}
+
+/// From barrier to commit, and bare writes in between.
+fn commits(bench: &mut Bench, queue: &mut DiskQueue, checkpoints: &mut Checkpoints, scenario: &str) {
+    checkpoints.make(SnapshotKind::Full);
     let (mut commits, mut bare) = (histogram(), histogram());
-    for _ in 0..rounds {
+    for _ in 0..if bench.is_quick() { 10 } else { 100 } {
         bare.saturating_record(queue.durable_mib().expect("target/ can be written").as_nanos() as u64);
         checkpoints.change((MIB / CELL_BYTES) as u64);
         commits.saturating_record(checkpoints.make(SnapshotKind::Incremental).took.as_nanos() as u64);
     }
     for (metric, quantile, goal) in [("p50", 0.5, Some(1.5)), ("p99", 0.99, None)] {
         let us = |times: &Histogram<u64>| times.value_at_quantile(quantile) as f64 / 1e3;
-        let figure = Figure::new("barrier to commit, 1 MiB changed", metric, us(&commits), "us");
+        let figure = Figure::new(format!("barrier to commit, {scenario}"), metric, us(&commits), "us");
         bench.figure(Figure { limit: Some(us(&bare)), goal, ..figure });
     }
-    bench.finish();
 }
 
 /// Checkpoints with this share of all keys changed: one right after a full one, and many in a row.
