@@ -44,7 +44,7 @@ pub(super) fn check_chunk(kind: u8, key: &[u8], value: &[u8]) -> bool {
 
 impl Table {
     /// Calls `read` with the value of an entry, if there is one.
-    pub fn read<R>(&self, address: Address, read: impl FnOnce(&[u8]) -> R) -> Option<R> {
+    pub fn read<R>(&mut self, address: Address, read: impl FnOnce(&[u8]) -> R) -> Option<R> {
         let entry = self.find(self.layout, address)?;
         let value = self.value(self.layout, entry);
         if !self.is_chunked(entry) {

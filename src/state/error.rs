@@ -113,6 +113,32 @@ pub enum StateError {
         /// What is wrong.
         what: &'static str,
     },
+    /// A page that was not in memory cannot be brought back.
+    #[error(
+        "state \"{state}\" of operator \"{operator}\", key group {key_group}, page {page} cannot be read back: {reason}"
+    )]
+    PageUnreadable {
+        /// The operator.
+        operator: String,
+        /// The state.
+        state: String,
+        /// The key group.
+        key_group: u16,
+        /// The page.
+        page: u32,
+        /// The operating system's words, or what is wrong with the bytes.
+        reason: String,
+    },
+    /// The restored checkpoint does not say where pages are.
+    #[error("state \"{state}\" of operator \"{operator}\" cannot be found in the restored checkpoint: {reason}")]
+    PageMapUnreadable {
+        /// The operator.
+        operator: String,
+        /// The state.
+        state: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// A value cannot be archived or read back.
     #[error("a value of type {type_name} cannot be archived: {reason}")]
     Archive {

@@ -69,6 +69,8 @@ impl StateBackend {
                 },
             },
         )?;
+        // Which record is next is known in memory only.
+        table.borrow_mut().read_before_first_record();
         let popped = QueuedEvent {
             at: EventTimeMs::MIN,
             split: 0,
@@ -139,7 +141,7 @@ impl<K: Key + ?Sized> EventQueue<K> {
     pub fn rebuild(&mut self) {
         self.order.clear();
         let order = &mut self.order;
-        self.table.borrow().for_each(|group, kind, key, _| {
+        self.table.borrow_mut().for_each(|group, kind, key, _| {
             if kind == VALUE {
                 order.extend(Place::of(group, key));
             }

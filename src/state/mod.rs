@@ -20,7 +20,9 @@ mod map_state;
 mod namespaced_state;
 mod page;
 mod page_hash;
+mod pager;
 mod piece;
+mod residency;
 mod restore;
 mod seal;
 mod slotted_page;
@@ -30,6 +32,7 @@ mod table;
 mod timers;
 mod value;
 mod value_state;
+mod warm_up;
 
 pub use backend::{StateBackend, check_compatible, state_id};
 pub use error::StateError;

@@ -63,7 +63,7 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
     /// The value.
     pub fn get(&mut self, key: &Hashed<K>, namespace: &N) -> Option<V> {
         let address = composite(&mut self.scratch, key, namespace);
-        self.table.borrow().read(address, V::load).flatten()
+        self.table.borrow_mut().read(address, V::load).flatten()
     }
 
     /// Replaces the value by what `change` makes of it; `None` is no value.

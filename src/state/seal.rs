@@ -27,6 +27,7 @@ impl Table {
         self.lists[1 - self.parity].clear();
         self.parity = 1 - self.parity;
         self.harvested = 0;
+        self.in_memory_first = self.lists[1 - self.parity].len();
     }
 
     /// How many sealed pages are left to harvest.
@@ -36,6 +37,9 @@ impl Table {
 
     /// The next piece of the page must be an image.
     pub fn mark_image(&mut self, index: usize) {
+        if self.is_in(index) {
+            self.forget_chain(index);
+        }
         let page = &mut self.pages[index];
         if page.flags[self.parity] & LISTED == 0 {
             self.lists[self.parity].push(index as u32);
@@ -52,7 +56,9 @@ impl Table {
         if page.flags[self.parity] & LISTED == 0 {
             page.flags[self.parity] |= LISTED;
             self.lists[self.parity].push(entry.page as u32);
+            self.forget_chain(entry.page);
         }
+        let page = &mut self.pages[entry.page];
         if page.flags[sealed] & IMAGE != 0 {
             self.preserve(entry.page);
         } else {
@@ -101,6 +107,31 @@ impl Table {
                 Err(refusal) => return self.give_up(refusal),
             }
         }
+    }
+
+    /// Whether the next sealed page is in memory. Pages that are not come last, when those harvested before them can make room; they are
+    /// asked for some ahead.
+    ///
+    /// # Panics
+    /// Asserts that a sealed page is left.
+    pub(super) fn next_is_in_memory(&mut self) -> Result<bool, StateError> {
+        /// How many pages are read ahead.
+        const AHEAD: usize = 32;
+        let sealed = 1 - self.parity;
+        while self.harvested < self.in_memory_first {
+            let index = self.lists[sealed][self.harvested];
+            if self.is_in(index as usize) {
+                return Ok(true);
+            }
+            self.lists[sealed].push(index);
+            self.harvested += 1;
+        }
+        self.collect_pages()?;
+        let ahead = self.lists[sealed].len().min(self.harvested + AHEAD);
+        for at in self.harvested..ahead {
+            self.request_page(self.lists[sealed][at] as usize)?;
+        }
+        Ok(self.is_in(self.lists[sealed][self.harvested] as usize))
     }
 
     /// Harvests the next sealed page into `out`, which has room for two pages; answers how many bytes were looked at.
@@ -175,8 +206,13 @@ impl Table {
     pub(super) fn abandon(&mut self) {
         let sealed = 1 - self.parity;
         for index in std::mem::take(&mut self.lists[sealed]) {
+            if self.is_in(index as usize) {
+                let page = &mut self.pages[index as usize];
+                page.take_bits(self.layout.grid(page.bytes()), sealed, |_| {});
+            } else {
+                self.stale_bits(index as usize);
+            }
             let page = &mut self.pages[index as usize];
-            page.take_bits(self.layout.grid(page.bytes()), sealed, |_| {});
             page.flags[sealed] = 0;
             page.staged = NONE;
             page.staged_image = NONE;

@@ -60,9 +60,12 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
     /// The key's value.
     #[inline]
     pub fn get(&self, key: &Hashed<K>) -> Option<V> {
-        let table = self.table.borrow();
+        let mut table = self.table.borrow_mut();
         match const { Self::LAYOUT } {
-            layout @ Layout::Fixed(_) => V::load(table.value(layout, table.find(layout, Self::address(key))?)),
+            layout @ Layout::Fixed(_) => {
+                let entry = table.find(layout, Self::address(key))?;
+                V::load(table.value(layout, entry))
+            }
             Layout::Slotted => table.read(Self::address(key), V::load).flatten(),
         }
     }
@@ -121,14 +124,14 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
 
     /// Calls `each` with every value and its key's bytes, in no particular order.
     pub fn for_each(&self, mut each: impl FnMut(&[u8], V)) {
-        let table = self.table.borrow();
-        table.for_each(|group, kind, key, _| {
-            if kind == VALUE
-                && let Some(value) = table.read(Address::of(group, VALUE, key), V::load).flatten()
-            {
-                each(key, value);
+        let mut table = self.table.borrow_mut();
+        for index in 0..table.page_count() {
+            for (group, key) in table.keys_of(index, VALUE) {
+                if let Some(value) = table.read(Address::of(group, VALUE, &key), V::load).flatten() {
+                    each(&key, value);
+                }
             }
-        });
+        }
     }
 }
 
