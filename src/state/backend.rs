@@ -10,7 +10,9 @@ use super::layout::Layout;
 use super::page_hash::name_hash;
 use super::restore::Restoring;
 use super::snapshot::Harvest;
+use super::sweep::Sweep;
 use super::table::{Identity, Table};
+use super::ttl::Lifetime;
 use super::{KeyContext, KeyGroup, KeyGroupRange, StateError};
 use crate::checkpoint::{PageKey, PieceKind, StateDescriptor};
 use crate::memory::{Arena, MemoryError};
@@ -35,6 +37,8 @@ pub(super) struct Registration {
     /// In words, for the manifest.
     pub layout_text: String,
     pub check: fn(u8, &[u8], &[u8]) -> bool,
+    /// How long its entries live, if not for ever.
+    pub lifetime: Option<Lifetime>,
 }
 
 /// The `StateId` of a state: stable over runs and versions as long as both names are.
@@ -129,9 +133,14 @@ impl StateBackend {
         if self.table(id).is_some() {
             return Err(StateError::NameTaken { operator, state: name });
         }
-        let Registration { layout, layout_text, check } = registration;
+        let Registration { layout, mut layout_text, check, lifetime } = registration;
+        if let Some(lifetime) = &lifetime {
+            layout_text = format!("{layout_text}, {}", lifetime.ttl.layout());
+        }
         let identity = Identity { id, operator, name, layout_text, check };
-        let table = Rc::new(RefCell::new(Table::new(identity, layout, self.key_groups, self.arena.clone())));
+        let mut table = Table::new(identity, layout, self.key_groups, self.arena.clone());
+        table.sweep = lifetime.map(Sweep::new);
+        let table = Rc::new(RefCell::new(table));
         self.tables.push(table.clone());
         Ok(table)
     }

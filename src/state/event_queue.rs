@@ -58,6 +58,7 @@ impl StateBackend {
             operator,
             name,
             Registration {
+                lifetime: None,
                 layout: Layout::Slotted,
                 layout_text: format!("records in event-time order: key {}", K::NAME),
                 check: |kind, key, value| match kind {

@@ -39,6 +39,7 @@ impl StateBackend {
             operator,
             name,
             Registration {
+                lifetime: None,
                 layout: Layout::Slotted,
                 layout_text: format!("list per key: key {}, element {}", K::NAME, V::layout()),
                 check: |kind, key, value| match kind {

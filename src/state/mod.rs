@@ -6,11 +6,15 @@
 //! The path of an access: a state builds an `Address` -> `table` finds the page in a `directory` -> `page` probes its tags ->
 //! `layout` says where the cell lies. Before a change, `seal` keeps what a snapshot in progress still needs.
 
+mod aggregating_state;
 mod backend;
 mod directory;
 mod entries;
 mod error;
 mod event_queue;
+mod expiring_list;
+mod expiring_map;
+mod expiring_value;
 mod fixed_page;
 mod key_context;
 mod key_group;
@@ -21,25 +25,34 @@ mod namespaced_state;
 mod page;
 mod page_hash;
 mod piece;
+mod reducing_state;
 mod restore;
 mod seal;
 mod slotted_page;
 mod snapshot;
 mod stage;
+mod sweep;
 mod table;
 mod timers;
+mod ttl;
 mod value;
 mod value_state;
 
+pub use aggregating_state::AggregatingState;
 pub use backend::{StateBackend, check_compatible, state_id};
 pub use error::StateError;
 pub use event_queue::{EventQueue, QueuedEvent};
+pub use expiring_list::ExpiringList;
+pub use expiring_map::ExpiringMap;
+pub use expiring_value::ExpiringValue;
 pub use key_context::{Hashed, KeyContext};
 pub use key_group::{KeyGroup, KeyGroupRange, MAX_PARALLELISM_MAX, default_max_parallelism, murmur_hash};
 pub use list_state::ListState;
 pub use map_state::MapState;
 pub use namespaced_state::NamespacedState;
+pub use reducing_state::ReducingState;
 pub use snapshot::{HarvestProgress, PieceSink};
 pub use timers::{DueTimer, Timers};
+pub use ttl::{StateClock, StateTtl, TtlRefresh, TtlTime};
 pub use value::{ArchivedValue, Both, FixedValue, StateValue};
-pub use value_state::ValueState;
+pub use value_state::{ValuePerKey, ValueState};

@@ -32,6 +32,7 @@ impl StateBackend {
             operator,
             name,
             Registration {
+                lifetime: None,
                 layout: NamespacedState::<K, N, V>::LAYOUT,
                 layout_text: format!(
                     "value per key and namespace: key {}, namespace of {namespace_len} bytes, value {}",

@@ -14,6 +14,7 @@ use super::page::{
 };
 use super::slotted_page::{self, CellHead};
 use super::stage::StageLog;
+use super::sweep::Sweep;
 use super::{KeyGroup, KeyGroupRange, StateError};
 use crate::memory::{Arena, Block};
 use std::ops::Range;
@@ -37,6 +38,8 @@ pub(super) struct Table {
     pub(super) stage: StageLog,
     /// Why the snapshot in progress was given up.
     pub(super) given_up: Option<StateError>,
+    /// How to find what has expired, if entries do.
+    pub(super) sweep: Option<Sweep>,
 }
 
 /// What a table is called and what it holds.
@@ -92,6 +95,7 @@ impl Table {
             harvested: 0,
             stage: StageLog::default(),
             given_up: None,
+            sweep: None,
         }
     }
 
@@ -309,8 +313,12 @@ impl Table {
         Ok(index)
     }
 
-    /// Lays a page out anew without its deleted slots, at full length if it was small, or splits it when that would not help.
+    /// Takes out of a page what has expired; or else lays it out anew without its deleted slots, at full length if it was small, or splits
+    /// it when that would not help.
     fn make_room(&mut self, index: usize, head: CellHead) -> Result<(), StateError> {
+        if self.sweep_page(index) {
+            return Ok(());
+        }
         let page = &self.pages[index];
         let len = page.bytes().len();
         let mostly_deleted = usize::from(page.live) * 4 < self.layout.used_max(page.bytes()) * 3;
