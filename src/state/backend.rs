@@ -39,6 +39,8 @@ pub(super) struct Registration {
     pub check: fn(u8, &[u8], &[u8]) -> bool,
     /// How long its entries live, if not for ever.
     pub lifetime: Option<Lifetime>,
+    /// The kind of entry that is found by the key alone, if there is one.
+    pub home_kind: Option<u8>,
 }
 
 /// The `StateId` of a state: stable over runs and versions as long as both names are.
@@ -133,11 +135,11 @@ impl StateBackend {
         if self.table(id).is_some() {
             return Err(StateError::NameTaken { operator, state: name });
         }
-        let Registration { layout, mut layout_text, check, lifetime } = registration;
+        let Registration { layout, mut layout_text, check, lifetime, home_kind } = registration;
         if let Some(lifetime) = &lifetime {
             layout_text = format!("{layout_text}, {}", lifetime.ttl.layout());
         }
-        let identity = Identity { id, operator, name, layout_text, check };
+        let identity = Identity { id, operator, name, layout_text, check, home_kind };
         let mut table = Table::new(identity, layout, self.key_groups, self.arena.clone());
         table.sweep = lifetime.map(Sweep::new);
         let table = Rc::new(RefCell::new(table));

@@ -113,6 +113,32 @@ pub enum StateError {
         /// What is wrong.
         what: &'static str,
     },
+    /// An operator state outgrew its place in the manifest.
+    #[error(
+        "operator state \"{state}\" of operator \"{operator}\" would take {len_bytes} bytes, {len_bytes_max} are allowed: keep what grows in keyed state"
+    )]
+    OperatorStateFull {
+        /// The operator.
+        operator: String,
+        /// The state.
+        state: String,
+        /// What it would take.
+        len_bytes: usize,
+        /// What it may take.
+        len_bytes_max: usize,
+    },
+    /// The bytes of an operator state are not what it wrote.
+    #[error("operator state \"{state}\" of operator \"{operator}\", written by subtask {subtask}: {what}")]
+    OperatorStateDamaged {
+        /// The operator.
+        operator: String,
+        /// The state.
+        state: String,
+        /// Who wrote it.
+        subtask: u32,
+        /// What is wrong.
+        what: &'static str,
+    },
     /// A value cannot be archived or read back.
     #[error("a value of type {type_name} cannot be archived: {reason}")]
     Archive {

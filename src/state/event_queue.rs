@@ -58,6 +58,7 @@ impl StateBackend {
             operator,
             name,
             Registration {
+                home_kind: None,
                 lifetime: None,
                 layout: Layout::Slotted,
                 layout_text: format!("records in event-time order: key {}", K::NAME),

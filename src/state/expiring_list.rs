@@ -48,6 +48,7 @@ impl StateBackend {
             operator,
             name,
             Registration {
+                home_kind: Some(LIST_LEN),
                 layout: Layout::Slotted,
                 layout_text: format!("list per key: key {}, element {}", K::NAME, V::layout()),
                 check: |kind, key, value| match kind {

@@ -56,6 +56,7 @@ impl StateBackend {
             operator,
             name,
             Registration {
+                home_kind: Some(MAP_LEN),
                 layout: Layout::Slotted,
                 layout_text: format!("map per key: key {}, map key {}, value {}", K::NAME, MK::NAME, V::layout()),
                 check: |kind, key, value| match kind {

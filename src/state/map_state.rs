@@ -40,6 +40,7 @@ impl StateBackend {
             operator,
             name,
             Registration {
+                home_kind: Some(MAP_LEN),
                 lifetime: None,
                 layout: Layout::Slotted,
                 layout_text: format!("map per key: key {}, map key {}, value {}", K::NAME, MK::NAME, V::layout()),

@@ -25,6 +25,7 @@ mod namespaced_state;
 mod page;
 mod page_hash;
 mod piece;
+mod prefetch;
 mod reducing_state;
 mod restore;
 mod seal;
@@ -50,6 +51,7 @@ pub use key_group::{KeyGroup, KeyGroupRange, MAX_PARALLELISM_MAX, default_max_pa
 pub use list_state::ListState;
 pub use map_state::MapState;
 pub use namespaced_state::NamespacedState;
+pub use prefetch::Prefetch;
 pub use reducing_state::ReducingState;
 pub use snapshot::{HarvestProgress, PieceSink};
 pub use timers::{DueTimer, Timers};

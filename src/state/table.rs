@@ -50,6 +50,8 @@ pub(super) struct Identity {
     pub layout_text: String,
     /// Whether an entry from a checkpoint (kind, key, value) can be one of this state.
     pub check: fn(u8, &[u8], &[u8]) -> bool,
+    /// The kind of entry that is found by the key alone, if there is one.
+    pub home_kind: Option<u8>,
 }
 
 /// An entry's address: all that is needed to find it.

@@ -43,6 +43,7 @@ impl StateBackend {
             operator,
             name,
             Registration {
+                home_kind: Some(VALUE),
                 lifetime,
                 layout: ValueState::<K, V>::LAYOUT,
                 layout_text: format!("value per key: key {}, value {}", K::NAME, V::layout()),
