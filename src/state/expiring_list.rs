@@ -52,7 +52,7 @@ impl StateBackend {
                 layout: Layout::Slotted,
                 layout_text: format!("list per key: key {}, element {}", K::NAME, V::layout()),
                 check: |kind, key, value| match kind {
-                    LIST_LEN => is_key::<K>(key) && Run::read(value).is_some() && value.len() == Run::LEN,
+                    LIST_LEN => is_key::<K>(key) && Run::check(value),
                     LIST_ELEMENT => {
                         let key = key.len().checked_sub(INDEX_LEN).map(|len| &key[..len]);
                         key.is_some_and(is_key::<K>) && (Stamped::<V>::check(value) || may_be_long::<Stamped<V>>(value))

@@ -60,7 +60,7 @@ impl StateBackend {
                 layout: Layout::Slotted,
                 layout_text: format!("map per key: key {}, map key {}, value {}", K::NAME, MK::NAME, V::layout()),
                 check: |kind, key, value| match kind {
-                    MAP_LEN => is_key::<K>(key) && Run::read(value).is_some() && value.len() == Run::LEN,
+                    MAP_LEN => is_key::<K>(key) && Run::check(value),
                     MAP_ENTRY => is_entry::<K, MK, V>(key, value),
                     MAP_KEY => {
                         let key = key.len().checked_sub(INDEX_LEN).map(|len| &key[..len]);

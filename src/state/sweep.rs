@@ -15,6 +15,9 @@ use super::{KeyGroup, StateError};
 /// How many slots one access passes over at most, whatever they hold.
 const SLOTS_PER_ACCESS_MAX: usize = 32;
 
+/// The longest run believed.
+const SPAN_MAX: u64 = u32::MAX as u64;
+
 /// What a table with a time to live needs to sweep itself.
 pub(super) struct Sweep {
     lifetime: Lifetime,
@@ -44,6 +47,11 @@ impl Run {
         let run =
             Self { first: u64::from_le_bytes(*first), end: u64::from_le_bytes(*end), count: u64::from_le_bytes(count) };
         (run.first <= run.end).then_some(run)
+    }
+
+    /// Whether bytes from a checkpoint can be a run. One so long that walking through it would take for ever is none.
+    pub fn check(bytes: &[u8]) -> bool {
+        bytes.len() == Self::LEN && Self::read(bytes).is_some_and(|run| run.end - run.first <= SPAN_MAX)
     }
 
     pub fn store(self, out: &mut [u8]) {

@@ -144,6 +144,33 @@ where
     }
 }
 
+/// Archives up to this length are read without an allocation wherever they lie.
+const SHORT_LEN_MAX: usize = 256;
+
+#[repr(align(16))]
+struct ShortArchive([u8; SHORT_LEN_MAX]);
+
+/// Calls `read` with the value archived in `bytes`: in place when they happen to be aligned, otherwise from a copy that is.
+pub(super) fn read_archive<T, R>(bytes: &[u8], read: impl FnOnce(&T::Archived) -> R) -> Result<R, StateError>
+where
+    T: Archive,
+    T::Archived: for<'a> CheckBytes<HighValidator<'a, ArchiveError>>,
+{
+    let read_aligned =
+        |bytes: &[u8]| rkyv::access::<T::Archived, ArchiveError>(bytes).map(read).map_err(archive_error::<T>);
+    if bytes.as_ptr().addr().is_multiple_of(align_of::<T::Archived>().max(8)) {
+        return read_aligned(bytes);
+    }
+    if bytes.len() <= SHORT_LEN_MAX {
+        let mut short = ShortArchive([0; SHORT_LEN_MAX]);
+        short.0[..bytes.len()].copy_from_slice(bytes);
+        return read_aligned(&short.0[..bytes.len()]);
+    }
+    let mut aligned = AlignedVec::<16>::with_capacity(bytes.len());
+    aligned.extend_from_slice(bytes);
+    read_aligned(&aligned)
+}
+
 impl<T> Clone for ArchivedValue<T> {
     fn clone(&self) -> Self {
         Self { bytes: self.bytes.clone(), of: PhantomData }

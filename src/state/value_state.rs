@@ -7,8 +7,13 @@ use super::page::LANES;
 use super::slotted_page::VALUE_LEN_MAX;
 use super::table::{Address, Home, Table};
 use super::ttl::Lifetime;
-use super::{Hashed, StateBackend, StateError, StateValue};
+use super::value::read_archive;
+use super::{ArchivedValue, Hashed, StateBackend, StateError, StateValue};
 use crate::record::Key;
+use rkyv::Archive;
+use rkyv::api::high::HighValidator;
+use rkyv::bytecheck::CheckBytes;
+use rkyv::rancor::Error as ArchiveError;
 use std::marker::PhantomData;
 
 /// One value per key; cheap to clone, all clones are the same state.
@@ -141,6 +146,18 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
                 each(key, value);
             }
         });
+    }
+}
+
+impl<K: Key + ?Sized, T> ValueState<K, ArchivedValue<T>>
+where
+    T: Archive + 'static,
+    T::Archived: for<'a> CheckBytes<HighValidator<'a, ArchiveError>>,
+{
+    /// Calls `read` with the key's archived value without making a copy of it where it can be read in place.
+    pub fn read<R>(&self, key: &Hashed<K>, read: impl FnOnce(&T::Archived) -> R) -> Result<Option<R>, StateError> {
+        let table = self.table.borrow();
+        table.read(Self::address(key), |bytes| read_archive::<T, R>(bytes, read)).transpose()
     }
 }
 
