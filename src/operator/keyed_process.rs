@@ -52,7 +52,7 @@ pub trait Emit<T, S> {
 }
 
 /// The side output of a function that has none: there is no value of this type to emit.
-#[derive(Clone, Copy, Debug, bytemuck::Zeroable, bytemuck::Pod)]
+#[derive(Clone, Copy, Debug, bytemuck::Zeroable, bytemuck::Pod, millstream::Schema)]
 #[repr(C)]
 pub struct NoSide([u8; 0]);
 

@@ -12,7 +12,7 @@
 
 use super::{Restored, SnapshotBuilder};
 use crate::record::Key;
-use crate::state::{StateError, StateValue};
+use crate::state::{StateError, StateValue, layout_hash};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -242,13 +242,9 @@ impl<C> Named<C> {
         let (len, rest) = rest.split_first_chunk().ok_or_else(|| damaged("the blob ends within its head"))?;
         let layout = rest.split_at_checked(usize::from(u16::from_le_bytes(*len)));
         let (layout, rest) = layout.ok_or_else(|| damaged("the blob ends within its layout"))?;
-        if layout != asked.as_bytes() {
-            return Err(StateError::LayoutDiffers {
-                operator: self.operator.clone(),
-                state: self.name.clone(),
-                stored: String::from_utf8_lossy(layout).into_owned(),
-                asked: asked.to_owned(),
-            });
+        if layout_hash(&String::from_utf8_lossy(layout)) != layout_hash(asked) {
+            let stored = String::from_utf8_lossy(layout);
+            return Err(StateError::layout_differs(&self.operator, &self.name, &stored, asked));
         }
         let (count, mut rest) = rest.split_first_chunk().ok_or_else(|| damaged("the blob ends within its head"))?;
         for _ in 0..u32::from_le_bytes(*count) {

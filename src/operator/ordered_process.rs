@@ -40,7 +40,7 @@ where
         next: N,
     ) -> Result<Self, BuildError> {
         let process = Process::open(operator, function, side, cx, next)?;
-        let waiting = cx.state.borrow_mut().event_queue(operator, "waiting")?;
+        let waiting = cx.state.borrow_mut().event_queue::<K, R>(operator, "waiting")?;
         Ok(Self { process, waiting, counters: cx.metrics.counters(operator) })
     }
 

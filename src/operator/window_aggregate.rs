@@ -35,7 +35,7 @@ struct SliceKey {
 }
 
 /// In front of the accumulator with `missed` 0: what else there is of the slice.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable, millstream::Schema)]
 #[repr(C)]
 struct SliceHeader {
     /// 1 when this accumulator holds a record (it also stands for the slice when only others do).

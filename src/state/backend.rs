@@ -7,6 +7,7 @@
 
 use super::directory::Directories;
 use super::layout::Layout;
+use super::layout_text::layout_hash;
 use super::page_hash::name_hash;
 use super::restore::Restoring;
 use super::snapshot::Harvest;
@@ -53,12 +54,7 @@ pub fn check_compatible(stored: &StateDescriptor, asked: &StateDescriptor) -> Re
     if stored.layout_hash == asked.layout_hash {
         return Ok(());
     }
-    Err(StateError::LayoutDiffers {
-        operator: asked.operator.clone(),
-        state: asked.name.clone(),
-        stored: stored.layout.clone(),
-        asked: asked.layout.clone(),
-    })
+    Err(StateError::layout_differs(&asked.operator, &asked.name, &stored.layout, &asked.layout))
 }
 
 impl StateBackend {
@@ -154,7 +150,7 @@ impl Table {
             id: self.identity.id,
             operator: self.identity.operator.clone(),
             name: self.identity.name.clone(),
-            layout_hash: name_hash(&[&self.identity.layout_text]),
+            layout_hash: layout_hash(&self.identity.layout_text),
             layout: self.identity.layout_text.clone(),
         }
     }

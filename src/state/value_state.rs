@@ -9,7 +9,7 @@ use super::table::{Address, Home, Table};
 use super::ttl::Lifetime;
 use super::value::read_archive;
 use super::{ArchivedValue, Hashed, StateBackend, StateError, StateValue};
-use crate::record::Key;
+use crate::record::{Key, Schema};
 use rkyv::Archive;
 use rkyv::api::high::HighValidator;
 use rkyv::bytecheck::CheckBytes;
@@ -151,7 +151,7 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
 
 impl<K: Key + ?Sized, T> ValueState<K, ArchivedValue<T>>
 where
-    T: Archive + 'static,
+    T: Archive + Schema + 'static,
     T::Archived: for<'a> CheckBytes<HighValidator<'a, ArchiveError>>,
 {
     /// Calls `read` with the key's archived value without making a copy of it where it can be read in place.
