@@ -7,12 +7,15 @@
 
 use super::directory::Directories;
 use super::layout::Layout;
+use super::layout_text::layout_hash;
 use super::page_hash::name_hash;
 use super::pager::Pager;
 use super::residency::{Residency, give_up_task};
 use super::restore::Restoring;
 use super::snapshot::Harvest;
+use super::sweep::Sweep;
 use super::table::{Identity, Table};
+use super::ttl::Lifetime;
 use super::warm_up::WarmUp;
 use super::{Hashed, KeyContext, KeyGroup, KeyGroupRange, StateError};
 use crate::checkpoint::{PageKey, PieceKind, RestoredCheckpoint, StateDescriptor};
@@ -43,6 +46,10 @@ pub(super) struct Registration {
     /// In words, for the manifest.
     pub layout_text: String,
     pub check: fn(u8, &[u8], &[u8]) -> bool,
+    /// How long its entries live, if not for ever.
+    pub lifetime: Option<Lifetime>,
+    /// The kind of entry that is found by the key alone, if there is one.
+    pub home_kind: Option<u8>,
 }
 
 /// The `StateId` of a state: stable over runs and versions as long as both names are.
@@ -55,12 +62,7 @@ pub fn check_compatible(stored: &StateDescriptor, asked: &StateDescriptor) -> Re
     if stored.layout_hash == asked.layout_hash {
         return Ok(());
     }
-    Err(StateError::LayoutDiffers {
-        operator: asked.operator.clone(),
-        state: asked.name.clone(),
-        stored: stored.layout.clone(),
-        asked: asked.layout.clone(),
-    })
+    Err(StateError::layout_differs(&asked.operator, &asked.name, &stored.layout, &asked.layout))
 }
 
 impl StateBackend {
@@ -223,9 +225,14 @@ impl StateBackend {
         if self.table(id).is_some() {
             return Err(StateError::NameTaken { operator, state: name });
         }
-        let Registration { layout, layout_text, check } = registration;
-        let identity = Identity { id, operator, name, layout_text, check };
-        let table = Rc::new(RefCell::new(Table::new(identity, layout, self.key_groups, self.arena.clone())));
+        let Registration { layout, mut layout_text, check, lifetime, home_kind } = registration;
+        if let Some(lifetime) = &lifetime {
+            layout_text = format!("{layout_text}, {}", lifetime.ttl.layout());
+        }
+        let identity = Identity { id, operator, name, layout_text, check, home_kind };
+        let mut table = Table::new(identity, layout, self.key_groups, self.arena.clone());
+        table.sweep = lifetime.map(Sweep::new);
+        let table = Rc::new(RefCell::new(table));
         self.tables.push(table.clone());
         Ok(table)
     }
@@ -237,7 +244,7 @@ impl Table {
             id: self.identity.id,
             operator: self.identity.operator.clone(),
             name: self.identity.name.clone(),
-            layout_hash: name_hash(&[&self.identity.layout_text]),
+            layout_hash: layout_hash(&self.identity.layout_text),
             layout: self.identity.layout_text.clone(),
         }
     }

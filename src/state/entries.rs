@@ -60,6 +60,30 @@ impl Table {
         (whole.len() == len).then(|| read(&whole))
     }
 
+    /// The start of the value of an entry that was found: all of it, or its first chunk.
+    #[inline]
+    pub fn start(&mut self, address: Address, entry: EntryAt) -> Option<&[u8]> {
+        let entry = self.start_at(address, entry)?;
+        Some(self.value(self.layout, entry))
+    }
+
+    /// The same, to be overwritten in place.
+    #[inline]
+    pub fn start_mut(&mut self, address: Address, entry: EntryAt) -> Option<&mut [u8]> {
+        let entry = self.start_at(address, entry)?;
+        Some(self.value_mut(self.layout, entry))
+    }
+
+    #[inline]
+    fn start_at(&mut self, address: Address, entry: EntryAt) -> Option<EntryAt> {
+        if !self.is_chunked(entry) {
+            return Some(entry);
+        }
+        let (_, generation) = self.root_of(entry)?;
+        let key = chunk_key(address, 0);
+        self.find(self.layout, Address::of(address.group, chunk_kind(generation), &key))
+    }
+
     /// Writes the value of an entry, new or not: `store` fills in `len` bytes. An error leaves the old value.
     pub fn write(&mut self, address: Address, len: usize, store: impl FnOnce(&mut [u8])) -> Result<(), StateError> {
         let old = self.find(self.layout, address).and_then(|entry| self.root_of(entry));

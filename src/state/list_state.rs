@@ -39,6 +39,8 @@ impl StateBackend {
             operator,
             name,
             Registration {
+                home_kind: Some(LIST_LEN),
+                lifetime: None,
                 layout: Layout::Slotted,
                 layout_text: format!("list per key: key {}, element {}", K::NAME, V::layout()),
                 check: |kind, key, value| match kind {

@@ -40,6 +40,8 @@ impl StateBackend {
             operator,
             name,
             Registration {
+                home_kind: Some(MAP_LEN),
+                lifetime: None,
                 layout: Layout::Slotted,
                 layout_text: format!("map per key: key {}, map key {}, value {}", K::NAME, MK::NAME, V::layout()),
                 check: |kind, key, value| match kind {
@@ -96,7 +98,12 @@ impl<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue> MapState<K, MK, V> {
         // The length comes last: until then nothing of the new entry counts.
         self.at_index(key, len, |address| table.write(address, map_key.len(), |out| out.copy_from_slice(map_key)))?;
         self.write(&mut table, key, map_key, len, value)?;
-        set_map_len(&mut table, key, len + 1)
+        let counted = set_map_len(&mut table, key, len + 1);
+        if counted.is_err() {
+            // The next insertion takes the same index: the entry would count from then on.
+            self.at_key(key, map_key, |address| table.delete(address));
+        }
+        counted
     }
 
     /// Removes a map key; answers whether there was one.

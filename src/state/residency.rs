@@ -35,6 +35,8 @@ pub(super) struct Residency {
     writing: Vec<u32>,
     /// The next page to consider for eviction.
     hand: usize,
+    /// A page that is being worked on while others may come in.
+    pub pinned: Option<usize>,
     /// Everything must be read before the first record: how far that is.
     read_ahead: Option<usize>,
 }
@@ -95,6 +97,12 @@ impl Table {
     pub fn try_page_in(&mut self, group: KeyGroup, hash: u64) -> Result<Option<usize>, StateError> {
         let index = self.directories.page(self.directory_of(group), hash) as usize;
         if index < self.pages.len() { Ok(Some(index)) } else { self.bring(group, hash) }
+    }
+
+    /// The page that holds a hash of a key group, if it is in memory.
+    #[inline]
+    pub fn page_in_memory(&self, group: KeyGroup, hash: u64) -> Option<&Page> {
+        self.pages.get(self.directories.page(self.directory_of(group), hash) as usize)
     }
 
     #[cold]
@@ -443,7 +451,7 @@ impl Table {
     }
 
     fn may_leave(&self, index: usize, keep: usize) -> bool {
-        index != keep && self.pages[index].bytes().len() == PAGE_LEN
+        index != keep && self.residency.pinned != Some(index) && self.pages[index].bytes().len() == PAGE_LEN
     }
 
     /// Lets pages leave ahead of need, without waiting, until `pages` are on their way or gone.

@@ -16,6 +16,7 @@ use super::page::{
 use super::residency::{Residency, give_up_task};
 use super::slotted_page::{self, CellHead};
 use super::stage::StageLog;
+use super::sweep::Sweep;
 use super::{KeyGroup, KeyGroupRange, StateError};
 use crate::memory::Arena;
 use std::ops::Range;
@@ -43,6 +44,8 @@ pub(super) struct Table {
     pub(super) given_up: Option<StateError>,
     /// Which pages are in memory.
     pub(super) residency: Residency,
+    /// How to find what has expired, if entries do.
+    pub(super) sweep: Option<Sweep>,
 }
 
 /// What a table is called and what it holds.
@@ -53,6 +56,8 @@ pub(super) struct Identity {
     pub layout_text: String,
     /// Whether an entry from a checkpoint (kind, key, value) can be one of this state.
     pub check: fn(u8, &[u8], &[u8]) -> bool,
+    /// The kind of entry that is found by the key alone, if there is one.
+    pub home_kind: Option<u8>,
 }
 
 /// An entry's address: all that is needed to find it.
@@ -100,6 +105,7 @@ impl Table {
             stage: StageLog::default(),
             given_up: None,
             residency: Residency::default(),
+            sweep: None,
         }
     }
 
@@ -328,8 +334,12 @@ impl Table {
         Ok(index)
     }
 
-    /// Lays a page out anew without its deleted slots, at full length if it was small, or splits it when that would not help.
+    /// Takes out of a page what has expired; or else lays it out anew without its deleted slots, at full length if it was small, or splits
+    /// it when that would not help.
     fn make_room(&mut self, index: usize, head: CellHead) -> Result<(), StateError> {
+        if self.sweep_page(index) {
+            return Ok(());
+        }
         let page = &self.pages[index];
         let len = page.bytes().len();
         let mostly_deleted = usize::from(page.live) * 4 < self.layout.used_max(page.bytes()) * 3;

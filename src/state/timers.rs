@@ -42,6 +42,8 @@ impl StateBackend {
             operator,
             name,
             Registration {
+                home_kind: None,
+                lifetime: None,
                 layout: Layout::for_lens(key_len, Some(0)),
                 layout_text: format!("event-time timers: key {}", K::NAME),
                 check: |kind, key, value| {
