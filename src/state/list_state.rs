@@ -94,11 +94,9 @@ impl<K: Key + ?Sized, V: StateValue> ListState<K, V> {
 
     /// Calls `each` with every element in order.
     pub fn for_each(&self, key: &Hashed<K>, mut each: impl FnMut(V)) {
-        let mut table = self.table.borrow_mut();
-        for index in 0..list_len(&mut table, key) {
-            if let Some(value) = self.element(&mut table, key, index) {
-                each(value);
-            }
+        for index in 0..self.len(key) {
+            let value = self.element(&mut self.table.borrow_mut(), key, index);
+            value.into_iter().for_each(&mut each);
         }
     }
 

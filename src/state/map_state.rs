@@ -128,12 +128,13 @@ impl<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue> MapState<K, MK, V> {
 
     /// Calls `each` with every map key's bytes and value, in the map's order.
     pub fn for_each(&self, key: &Hashed<K>, mut each: impl FnMut(&[u8], V)) {
-        let mut table = self.table.borrow_mut();
-        let len = map_len(&mut table, key);
+        let len = self.len(key);
         for index in 0..len {
-            if let Some(map_key) = self.map_key(&mut table, key, index)
-                && let Some((_, Some(value))) = self.entry(&mut table, key, &map_key, len)
-            {
+            let mut table = self.table.borrow_mut();
+            let Some(map_key) = self.map_key(&mut table, key, index) else { continue };
+            let entry = self.entry(&mut table, key, &map_key, len);
+            drop(table);
+            if let Some((_, Some(value))) = entry {
                 each(&map_key, value);
             }
         }

@@ -141,12 +141,12 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
 
     /// Calls `each` with every value and its key's bytes, in no particular order.
     pub fn for_each(&self, mut each: impl FnMut(&[u8], V)) {
-        let mut table = self.table.borrow_mut();
-        for index in 0..table.page_count() {
-            for (group, key) in table.keys_of(index, VALUE) {
-                if let Some(value) = table.read(Address::of(group, VALUE, &key), V::load).flatten() {
-                    each(&key, value);
-                }
+        let pages = self.table.borrow_mut().page_count();
+        for index in 0..pages {
+            let keys = self.table.borrow_mut().keys_of(index, VALUE);
+            for (group, key) in keys {
+                let value = self.table.borrow_mut().read(Address::of(group, VALUE, &key), V::load).flatten();
+                value.into_iter().for_each(|value| each(&key, value));
             }
         }
     }
