@@ -7,8 +7,9 @@
 //!        a tag per slot: 0 empty, 1 deleted, >= 2 live (from the key's hash)
 //!        a bit per slot and parity: the slot changed in the epoch of that parity (8 bits are used)
 //! ```
-//! A page is 16 KiB long. Only the first page of a key group may be a small one of 4 KiB, until it is full: a state with few keys
-//! would otherwise be spread so thin over its key groups that it leaves the cache. The length of its bytes says what a page is.
+//! A page is 16 KiB long, or shorter by a multiple of 4 KiB until that is full: the two halves of a page that was split would
+//! otherwise be half empty, and a state with few keys spread so thin over its key groups that it leaves the cache. Pages of cells of
+//! any length are always 16 KiB long. The length of its bytes says what a page is.
 //!
 //! Tags and bits of a slot share a cache line, so marking a slot dirty touches nothing that finding it had not touched. Controls lie among
 //! the cells because pages are aligned to 16 KiB: side by side at the start of each page they would all fall into the same few cache sets.
@@ -17,10 +18,12 @@
 
 use crate::memory::{Block, BlockSize};
 
-/// The length of a page.
+/// The length of a full page.
 pub(super) const PAGE_LEN: usize = 16 << 10;
-/// The length of a small page.
-pub(super) const SMALL_PAGE_LEN: usize = 4 << 10;
+/// The length of the shortest page, and from one length to the next.
+pub(super) const PAGE_LEN_STEP: usize = 4 << 10;
+/// How many lengths a page may have.
+pub(super) const PAGE_LENS: usize = PAGE_LEN / PAGE_LEN_STEP;
 /// Where the groups begin.
 pub(super) const GROUPS_START: usize = 64;
 /// The length of a group's control.
@@ -42,9 +45,15 @@ pub(super) const IMAGE: u8 = 2;
 /// The bytes of a page.
 pub(super) type PageBytes = [u8];
 
+/// Which of the lengths this one is, from the shortest.
+#[inline(always)]
+pub(super) const fn step_of(len: usize) -> usize {
+    (len / PAGE_LEN_STEP - 1) % PAGE_LENS
+}
+
 /// The block a page of this length lies in.
 pub(super) fn block_size(len: usize) -> BlockSize {
-    if len == SMALL_PAGE_LEN { BlockSize::K4 } else { BlockSize::K16 }
+    [BlockSize::K4, BlockSize::K8, BlockSize::K12, BlockSize::K16][step_of(len)]
 }
 
 /// A page in memory.

@@ -3,7 +3,7 @@
 //! Here: reading pieces of the checkpoint, the spill file and its slots. Not here: which page is where, which one leaves (`residency`).
 //!
 //! ```text
-//! spill file   slots of 16 KiB, each a page as it lay in memory, with its dirty bits
+//! spill file   slots of 16 KiB, each with a page as it lay in memory, with its dirty bits
 //! ```
 //! It is scratch: removed as soon as it is open, so that nothing of it outlives the process. Its space is allocated before it is used: a
 //! full disk refuses to take a page, and then the page stays where it is. The checksum of each page is kept in memory.
@@ -157,8 +157,8 @@ impl Pager {
     pub fn read_slot(&mut self, slot: u32, into: Block) -> Option<IoToken> {
         let file = self.spill.as_ref()?.file?;
         let offset = u64::from(slot) * SLOT_BYTES;
-        let into = Buffer::full(into);
-        Some(self.io.submit(IoOp::Read { file, offset, len: SLOT_BYTES as usize, into }))
+        let len = into.len();
+        Some(self.io.submit(IoOp::Read { file, offset, len, into: Buffer::full(into) }))
     }
 
     /// A page's memory: only as much of the budget as leaves the reserve to others.

@@ -53,6 +53,7 @@ struct Place {
 struct Spilled {
     slot: u32,
     crc: u32,
+    len: u32,
     writing: Option<IoToken>,
 }
 
@@ -218,9 +219,9 @@ impl Table {
                 self.residency.writing.retain(|page| *page as usize != index);
                 vec![part]
             }
-            (Some(Spilled { slot, .. }), _) => {
-                let slot = *slot;
-                let into = self.take_block(PAGE_LEN, index)?;
+            (Some(Spilled { slot, len, .. }), _) => {
+                let (slot, len) = (*slot, *len as usize);
+                let into = self.take_block(len, index)?;
                 let token = self.pager().and_then(|pager| pager.borrow_mut().read_slot(slot, into));
                 vec![Part { token: token.expect("a page was written to the spill file"), piece: None, read: None }]
             }
@@ -249,7 +250,7 @@ impl Table {
         for _ in 0..ATTEMPTS {
             match attempt(self) {
                 Ok(done) => return Ok(done),
-                Err(_) if self.make_space(keep) => {}
+                Err(_) if self.make_space(keep, PAGE_LEN) => {}
                 Err(reason) => return Err(self.unreadable(keep, reason)),
             }
         }
@@ -311,9 +312,9 @@ impl Table {
                 None => unreachable!("a page is taken in when all its parts have come"),
             }
         }
-        if let Some(Spilled { slot, crc, .. }) = self.residency.places[index].spilled.take() {
+        if let Some(Spilled { slot, crc, len, .. }) = self.residency.places[index].spilled.take() {
             let (_, buffer) = buffers.pop().expect("a spilled page is one part");
-            if buffer.len() != PAGE_LEN || crc32c(buffer.filled()) != crc {
+            if buffer.len() != len as usize || crc32c(buffer.filled()) != crc {
                 return Err(self.unreadable(index, "the spill file holds other bytes than were written".to_owned()));
             }
             pager.borrow_mut().free_slot(slot);
@@ -400,16 +401,16 @@ impl Table {
         self.directories.hide(usize::from(page.group - self.range.start), bucket);
         self.residency.absent += 1;
         if let Some(slot) = block {
-            let crc = crc32c(&bytes);
+            let (crc, len) = (crc32c(&bytes), bytes.len() as u32);
             let writing = pager.borrow_mut().write_slot(slot, bytes);
-            self.residency.places[index].spilled = Some(Spilled { slot, crc, writing });
+            self.residency.places[index].spilled = Some(Spilled { slot, crc, len, writing });
             self.residency.writing.push(index as u32);
         }
         true
     }
 
-    /// Makes some pages leave and waits until the memory of one at least is free. `false`: none can.
-    fn make_space(&mut self, keep: usize) -> bool {
+    /// Makes some pages of this length leave and waits until the memory of one at least is free. `false`: none can.
+    fn make_space(&mut self, keep: usize, len: usize) -> bool {
         /// So many writes share a wait.
         const AT_ONCE: usize = 16;
         if !self.pager().is_some_and(|pager| pager.borrow().can_spill()) {
@@ -417,7 +418,7 @@ impl Table {
         }
         let mut evicted = 0;
         while evicted < AT_ONCE && self.residency.writing.len() < WRITES_MAX {
-            let Some(victim) = self.next_victim(keep) else { break };
+            let Some(victim) = self.next_victim(keep, len) else { break };
             if !self.evict(victim) {
                 break;
             }
@@ -437,21 +438,21 @@ impl Table {
         writes > 0
     }
 
-    /// A page that may leave: not `keep`, of full length, rather one that did not change since the last barrier.
-    fn next_victim(&mut self, keep: usize) -> Option<usize> {
+    /// A page that may leave: not `keep`, of this length, rather one that did not change since the last barrier.
+    fn next_victim(&mut self, keep: usize, len: usize) -> Option<usize> {
         let count = self.pages.len();
         let pick_unchanged = (0..count.min(64)).map(|step| (self.residency.hand + step) % count).find(|&index| {
-            self.may_leave(index, keep) && self.pages[index].flags.iter().all(|flags| flags & LISTED == 0)
+            self.may_leave(index, keep, len) && self.pages[index].flags.iter().all(|flags| flags & LISTED == 0)
         });
         let start = self.residency.hand;
-        let any = || (0..count).map(|step| (start + step) % count).find(|&index| self.may_leave(index, keep));
+        let any = || (0..count).map(|step| (start + step) % count).find(|&index| self.may_leave(index, keep, len));
         let victim = pick_unchanged.or_else(any)?;
         self.residency.hand = (victim + 1) % count;
         Some(victim)
     }
 
-    fn may_leave(&self, index: usize, keep: usize) -> bool {
-        index != keep && self.residency.pinned != Some(index) && self.pages[index].bytes().len() == PAGE_LEN
+    fn may_leave(&self, index: usize, keep: usize, len: usize) -> bool {
+        index != keep && self.residency.pinned != Some(index) && self.pages[index].bytes().len() == len
     }
 
     /// Lets pages leave ahead of need, without waiting, until `pages` are on their way or gone.
@@ -460,7 +461,7 @@ impl Table {
             if self.residency.writing.len() >= WRITES_MAX {
                 return;
             }
-            let Some(victim) = self.next_victim(usize::MAX) else { return };
+            let Some(victim) = self.next_victim(usize::MAX, PAGE_LEN) else { return };
             if !self.evict(victim) {
                 return;
             }
@@ -474,7 +475,7 @@ impl Table {
                 Ok(block) => return Ok(block),
                 Err(refusal) => refusal,
             };
-            if !self.make_space(keep) {
+            if !self.make_space(keep, page_len) {
                 // The reserve is for others, but a page that no other can make room for needs it more.
                 return self.arena.take(super::table::WHO, block_size(page_len)).map_err(|_| StateError::Memory {
                     operator: self.identity.operator.clone(),

@@ -10,8 +10,8 @@ use super::directory::{Bucket, Directories, NO_PAGE};
 use super::fixed_page::FixedShape;
 use super::layout::Layout;
 use super::page::{
-    CONTROL_LEN, DELETED, EMPTY, GROUPS_START, IMAGE, LANES, LISTED, PAGE_LEN, Page, PageBytes, Probe, SlotAt, Tags,
-    control_bits, first_lane, has_empty, home_group, lane_bit, probe, tag_of,
+    CONTROL_LEN, DELETED, EMPTY, GROUPS_START, IMAGE, LANES, LISTED, PAGE_LEN, PAGE_LEN_STEP, Page, PageBytes, Probe,
+    SlotAt, Tags, control_bits, first_lane, has_empty, home_group, lane_bit, probe, tag_of,
 };
 use super::residency::{Residency, give_up_task};
 use super::slotted_page::{self, CellHead};
@@ -334,8 +334,8 @@ impl Table {
         Ok(index)
     }
 
-    /// Takes out of a page what has expired; or else lays it out anew without its deleted slots, at full length if it was small, or splits
-    /// it when that would not help.
+    /// Takes out of a page what has expired; or else lays it out anew without its deleted slots, longer if they are few and it is short, or
+    /// splits it when it is full.
     fn make_room(&mut self, index: usize, head: CellHead) -> Result<(), StateError> {
         if self.sweep_page(index) {
             return Ok(());
@@ -347,7 +347,7 @@ impl Table {
             return self.lay_out_anew(index, len);
         }
         if len < PAGE_LEN {
-            return self.lay_out_anew(index, PAGE_LEN);
+            return self.lay_out_anew(index, len + PAGE_LEN_STEP);
         }
         self.split(index)
     }
@@ -377,10 +377,14 @@ impl Table {
                 pages: page_count,
             });
         }
-        let (low_block, high_block) = (self.take_block(PAGE_LEN, index)?, self.take_block(PAGE_LEN, index)?);
+        let bit = 1 << (64 - u32::from(depth));
+        let is_high = |slot: &SlotAt| self.layout.hash(old.bytes(), *slot) & bit != 0;
+        let high_count = live_slots(old.bytes(), self.layout).filter(is_high).count();
+        let low_len = self.layout.page_len_for(usize::from(old.live) - high_count);
+        let high_len = self.layout.page_len_for(high_count);
+        let (low_block, high_block) = (self.take_block(low_len, index)?, self.take_block(high_len, index)?);
         self.preserve(index);
         let old = &self.pages[index];
-        let bit = 1 << (64 - u32::from(depth));
         let mut low = Page::empty(low_block, group, old.number, old.prefix, depth);
         let mut high = Page::empty(high_block, group, page_count as u32, old.prefix | bit, depth);
         for at in live_slots(old.bytes(), self.layout) {
