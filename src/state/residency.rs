@@ -11,7 +11,7 @@
 //! A page that cannot be read back ends the task: it unwinds with the reason, so that no wrong result leaves it.
 
 use super::directory::{Bucket, NO_PAGE, UNLOADED, without_mark};
-use super::page::{LISTED, PAGE_LEN, Page, SlotAt, block_size};
+use super::page::{LISTED, PAGE_LEN, PAGE_LEN_STEP, Page, SlotAt, block_size};
 use super::pager::{Pager, sectors_around};
 use super::table::Table;
 use super::{KeyGroup, KeyGroupRange, StateError};
@@ -413,7 +413,7 @@ impl Table {
     fn make_space(&mut self, keep: usize, len: usize) -> bool {
         /// So many writes share a wait.
         const AT_ONCE: usize = 16;
-        if !self.pager().is_some_and(|pager| pager.borrow().can_spill()) {
+        if !self.has_pager_that_spills() {
             return false;
         }
         let mut evicted = 0;
@@ -468,22 +468,43 @@ impl Table {
         }
     }
 
-    /// A block for a page, evicting others while the budget refuses; `keep` is the page at work.
+    /// A block for a page of exactly this length, evicting others while the budget refuses; `keep` is the page at work.
     pub(super) fn take_block(&mut self, page_len: usize, keep: usize) -> Result<Block, StateError> {
-        loop {
-            let refusal = match self.try_block(block_size(page_len)) {
-                Ok(block) => return Ok(block),
-                Err(refusal) => refusal,
-            };
-            if !self.make_space(keep, page_len) {
-                // The reserve is for others, but a page that no other can make room for needs it more.
-                return self.arena.take(super::table::WHO, block_size(page_len)).map_err(|_| StateError::Memory {
-                    operator: self.identity.operator.clone(),
-                    state: self.identity.name.clone(),
-                    source: refusal,
-                });
+        if let Some(block) = self.block_with_evictions(page_len, keep) {
+            return Ok(block);
+        }
+        // The reserve is for others, but a page that no other can make room for needs it more.
+        self.arena.take(super::table::WHO, block_size(page_len)).map_err(|source| StateError::Memory {
+            operator: self.identity.operator.clone(),
+            state: self.identity.name.clone(),
+            source,
+        })
+    }
+
+    /// A block for a page of at least this length. Blocks of one length do not become blocks of another: where memory is full of pages of
+    /// another length, the new page takes the place of one of those.
+    pub(super) fn take_block_from(&mut self, page_len: usize, keep: usize) -> Result<Block, StateError> {
+        for len in (page_len..=PAGE_LEN).step_by(PAGE_LEN_STEP) {
+            if let Some(block) = self.block_with_evictions(len, keep) {
+                return Ok(block);
             }
         }
+        self.take_block(page_len, keep)
+    }
+
+    fn block_with_evictions(&mut self, page_len: usize, keep: usize) -> Option<Block> {
+        loop {
+            if let Ok(block) = self.try_block(block_size(page_len)) {
+                return Some(block);
+            }
+            if !self.make_space(keep, page_len) {
+                return None;
+            }
+        }
+    }
+
+    fn has_pager_that_spills(&self) -> bool {
+        self.residency.pager.as_ref().is_some_and(|pager| pager.borrow().can_spill())
     }
 
     fn try_block(&self, size: BlockSize) -> Result<Block, MemoryError> {

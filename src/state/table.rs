@@ -18,7 +18,7 @@ use super::slotted_page::{self, CellHead};
 use super::stage::StageLog;
 use super::sweep::Sweep;
 use super::{KeyGroup, KeyGroupRange, StateError};
-use crate::memory::Arena;
+use crate::memory::{Arena, Block};
 use std::ops::Range;
 
 pub(super) const WHO: &str = "keyed state";
@@ -347,13 +347,20 @@ impl Table {
             return self.lay_out_anew(index, len);
         }
         if len < PAGE_LEN {
-            return self.lay_out_anew(index, len + PAGE_LEN_STEP);
+            // Where memory is full of short pages a longer one may not be had, but two more short ones.
+            if let Ok(block) = self.take_block_from(len + PAGE_LEN_STEP, index) {
+                return self.lay_out_in(index, block);
+            }
         }
         self.split(index)
     }
 
     fn lay_out_anew(&mut self, index: usize, len: usize) -> Result<(), StateError> {
         let block = self.take_block(len, index)?;
+        self.lay_out_in(index, block)
+    }
+
+    fn lay_out_in(&mut self, index: usize, block: Block) -> Result<(), StateError> {
         self.preserve(index);
         let old = &self.pages[index];
         let mut page = Page::empty(block, old.group, old.number, old.prefix, old.depth);
@@ -382,7 +389,7 @@ impl Table {
         let high_count = live_slots(old.bytes(), self.layout).filter(is_high).count();
         let low_len = self.layout.page_len_for(usize::from(old.live) - high_count);
         let high_len = self.layout.page_len_for(high_count);
-        let (low_block, high_block) = (self.take_block(low_len, index)?, self.take_block(high_len, index)?);
+        let (low_block, high_block) = (self.take_block_from(low_len, index)?, self.take_block_from(high_len, index)?);
         self.preserve(index);
         let old = &self.pages[index];
         let mut low = Page::empty(low_block, group, old.number, old.prefix, depth);
