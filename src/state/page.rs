@@ -211,6 +211,12 @@ impl Page {
         self.bytes_mut()[grid.tag_offset(at)] = tag;
     }
 
+    /// The lanes of a group whose bit of `parity` is set.
+    #[inline(always)]
+    pub fn lanes(&self, grid: Grid, group: usize, parity: usize) -> u8 {
+        (self.bits(grid, SlotAt { group, lane: 0 }) >> (16 * parity)) as u8
+    }
+
     /// The slots whose bit of `parity` is set, and clears it.
     pub fn take_bits(&mut self, grid: Grid, parity: usize, mut each: impl FnMut(SlotAt)) {
         for group in 0..grid.groups {
@@ -220,11 +226,7 @@ impl Page {
             if bits & mask == 0 {
                 continue;
             }
-            let mut set = (bits & mask) >> (16 * parity);
-            while set != 0 {
-                each(SlotAt { group, lane: set.trailing_zeros() as usize });
-                set &= set - 1;
-            }
+            lanes((bits >> (16 * parity)) as u8).for_each(|lane| each(SlotAt { group, lane }));
             self.set_bits(grid, first, bits & !mask);
         }
     }
@@ -280,6 +282,16 @@ fn zero_bytes(word: u64) -> u64 {
 #[inline(always)]
 pub(super) fn first_lane(mask: u64) -> usize {
     mask.trailing_zeros() as usize / 8
+}
+
+/// The lanes whose bit is set, in order.
+#[inline(always)]
+pub(super) fn lanes(mut set: u8) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let lane = (set != 0).then(|| set.trailing_zeros() as usize);
+        set &= set.wrapping_sub(1);
+        lane
+    })
 }
 
 /// The bit of a lane in its group's bits.

@@ -10,11 +10,14 @@
 
 use super::StateError;
 use super::layout::Layout;
-use super::page::{CONTROL_LEN, DELETED, EMPTY, IMAGE, LISTED, NONE, Page, PageBytes, SlotAt};
+use super::page::{CONTROL_LEN, DELETED, EMPTY, IMAGE, LISTED, NONE, Page, PageBytes, SlotAt, lanes};
 use super::piece::{self, PieceBuffer, SlotState};
 use super::stage::StagedSlot;
 use super::table::{EntryAt, Table};
 use crate::memory::MemoryError;
+
+/// What a slot takes of a delta beside its cell, with some allowance for the work of taking it apart again.
+const CHANGE_LEN: usize = 6;
 
 impl Table {
     /// Seals the current epoch and begins the next. Takes the same time at any size.
@@ -164,41 +167,48 @@ impl Table {
     }
 
     fn put_changes(&mut self, index: usize, out: &mut PieceBuffer) {
-        let page = &mut self.pages[index];
-        let grid = self.layout.grid(page.bytes());
-        let mut slots = Vec::new();
-        page.take_bits(grid, 1 - self.parity, |at| slots.push((at.slot() as u16, NONE)));
-        let page = &self.pages[index];
-        let bytes = page.bytes();
-        let cells_len: usize = slots.iter().map(|&(slot, _)| self.slot_len(bytes, slot)).sum();
+        let sealed = 1 - self.parity;
         // Only a page that did not change since the barrier may still leave as a whole.
+        let page = &self.pages[index];
         let unchanged = page.flags[self.parity] & LISTED == 0 && page.staged == NONE;
-        if unchanged && (cells_len + slots.len() * 6) * 2 >= bytes.len() {
+        if unchanged && self.changes_len(page) * 2 >= page.bytes().len() {
             return self.put_image(index, out);
         }
-        let mut position = std::mem::replace(&mut self.pages[index].staged, NONE);
-        while position != NONE {
-            let staged = self.stage.slot(position);
-            slots.push((piece::slot_of(staged.slot), position));
-            position = staged.previous;
-        }
-        slots.sort_unstable();
+        let first_staged = std::mem::replace(&mut self.pages[index].staged, NONE);
+        self.stage.collect(first_staged);
         let page = &self.pages[index];
+        let (bytes, grid) = (page.bytes(), self.layout.grid(page.bytes()));
         let mut delta = piece::Delta::begin(out, page, self.identity.id);
-        for (slot, position) in slots {
-            if position == NONE {
-                let (state, cell) = slot_content(page.bytes(), self.layout, SlotAt::of(usize::from(slot)));
-                delta.add(piece::slot_word(usize::from(slot), state), cell);
-            } else {
-                let staged = self.stage.slot(position);
-                delta.add(staged.slot, staged.cell);
+        // The page may have been longer when the epoch was sealed.
+        for group in 0..grid.groups.max(self.stage.collected_groups()) {
+            let staged = self.stage.collected_lanes(group);
+            let in_place = if group < grid.groups { page.lanes(grid, group, sealed) } else { 0 };
+            for lane in lanes(staged | in_place) {
+                let at = SlotAt { group, lane };
+                if staged & 1 << lane == 0 {
+                    let (state, cell) = slot_content(bytes, self.layout, at);
+                    delta.add(piece::slot_word(at.slot(), state), cell);
+                } else {
+                    let staged = self.stage.collected(at);
+                    delta.add(staged.slot, staged.cell);
+                }
             }
         }
         delta.end();
+        self.stage.forget_collected();
+        self.pages[index].take_bits(grid, sealed, |_| {});
     }
 
-    fn slot_len(&self, bytes: &PageBytes, slot: u16) -> usize {
-        slot_content(bytes, self.layout, SlotAt::of(usize::from(slot))).1.len()
+    /// How many bytes a delta of the sealed changes of a page would take, about.
+    fn changes_len(&self, page: &Page) -> usize {
+        let (sealed, grid) = (1 - self.parity, self.layout.grid(page.bytes()));
+        let groups = (0..grid.groups).map(|group| (group, page.lanes(grid, group, sealed)));
+        if let Layout::Fixed(shape) = self.layout {
+            let slots: u32 = groups.map(|(_, set)| set.count_ones()).sum();
+            return slots as usize * (shape.cell_len() + CHANGE_LEN);
+        }
+        let slots = groups.flat_map(|(group, set)| lanes(set).map(move |lane| SlotAt { group, lane }));
+        slots.map(|at| slot_content(page.bytes(), self.layout, at).1.len() + CHANGE_LEN).sum()
     }
 
     /// Gives up the last snapshot, harvested or not: the next one takes images of all its pages.

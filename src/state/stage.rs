@@ -3,7 +3,8 @@
 //! Here: single slots, chained per page, and whole pages. Not here: when something must be staged (`seal`).
 //! Its blocks come from the arena and go back when the snapshot is done.
 
-use super::page::{PageBytes, block_size};
+use super::page::{LANES, NONE, PageBytes, SlotAt, block_size};
+use super::piece::slot_of;
 use crate::memory::{Arena, Block, BlockSize, MemoryError};
 
 const WHO: &str = "a snapshot of keyed state";
@@ -17,6 +18,9 @@ pub(super) struct StageLog {
     /// Bytes used of the last block.
     len: usize,
     images: Vec<Block>,
+    /// The staged slots of the page being harvested: the lanes of each group, and where each slot's content is.
+    collected_lanes: Vec<u8>,
+    collected_at: Vec<u32>,
 }
 
 /// One staged slot.
@@ -62,6 +66,43 @@ impl StageLog {
         }
     }
 
+    /// Looks up all slots staged for a page, from the last one.
+    pub fn collect(&mut self, last: u32) {
+        let mut position = last;
+        while position != NONE {
+            let StagedSlot { previous, slot, .. } = self.slot(position);
+            let at = SlotAt::of(usize::from(slot_of(slot)));
+            if self.collected_lanes.len() <= at.group {
+                self.collected_lanes.resize(at.group + 1, 0);
+                self.collected_at.resize((at.group + 1) * LANES, NONE);
+            }
+            self.collected_lanes[at.group] |= 1 << at.lane;
+            self.collected_at[at.slot()] = position;
+            position = previous;
+        }
+    }
+
+    /// One past the last group in which `collect` found something.
+    pub fn collected_groups(&self) -> usize {
+        self.collected_lanes.len()
+    }
+
+    /// The lanes of a group that `collect` found.
+    #[inline]
+    pub fn collected_lanes(&self, group: usize) -> u8 {
+        self.collected_lanes.get(group).copied().unwrap_or(0)
+    }
+
+    /// A slot that `collect` found.
+    pub fn collected(&self, at: SlotAt) -> StagedSlot<'_> {
+        self.slot(self.collected_at[at.slot()])
+    }
+
+    /// Ends what `collect` began.
+    pub fn forget_collected(&mut self) {
+        self.collected_lanes.clear();
+    }
+
     /// Keeps a whole page; answers its index.
     pub fn push_image(&mut self, arena: &Arena, bytes: &PageBytes) -> Result<u32, MemoryError> {
         let mut block = arena.take(WHO, block_size(bytes.len()))?;
@@ -75,8 +116,10 @@ impl StageLog {
         &self.images[index as usize]
     }
 
-    /// Gives everything back.
+    /// Gives all blocks back.
     pub fn clear(&mut self) {
-        *self = Self::default();
+        self.blocks.clear();
+        self.images.clear();
+        self.len = 0;
     }
 }
