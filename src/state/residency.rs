@@ -13,6 +13,7 @@
 use super::directory::{Bucket, NO_PAGE, UNLOADED, without_mark};
 use super::page::{LISTED, PAGE_LEN, PAGE_LEN_STEP, Page, SlotAt, block_size};
 use super::pager::{Pager, sectors_around};
+use super::stage::StagedImage;
 use super::table::Table;
 use super::{KeyGroup, KeyGroupRange, StateError};
 use crate::checkpoint::{PageKey, PieceKind, PieceRef};
@@ -33,6 +34,8 @@ pub(super) struct Residency {
     reading: Vec<Reading>,
     /// Pages whose bytes are on their way to the spill file.
     writing: Vec<u32>,
+    /// Copies nobody needs any more, while they are on their way there.
+    dropped: Vec<(IoToken, u32)>,
     /// The next page to consider for eviction.
     hand: usize,
     /// A page that is being worked on while others may come in.
@@ -50,7 +53,8 @@ struct Place {
     bits_are_stale: bool,
 }
 
-struct Spilled {
+/// A page in the spill file.
+pub(super) struct Spilled {
     slot: u32,
     crc: u32,
     len: u32,
@@ -197,8 +201,9 @@ impl Table {
         let writes = std::mem::take(&mut self.residency.writing);
         let places = &mut self.residency.places;
         let writes = writes.into_iter().filter_map(|page| places[page as usize].spilled.as_mut()?.writing.take());
+        let dropped = std::mem::take(&mut self.residency.dropped).into_iter().map(|(token, _)| token);
         let unread = reads.filter(|part| part.read.is_none()).map(|part| part.token);
-        unread.chain(writes).for_each(|token| pager.borrow_mut().io.forget(token));
+        unread.chain(writes).chain(dropped).for_each(|token| pager.borrow_mut().io.forget(token));
     }
 
     /// How many pages are on their way in.
@@ -278,24 +283,31 @@ impl Table {
     }
 
     fn collect_writes(&mut self, pager: &Rc<RefCell<Pager>>) -> Result<bool, StateError> {
+        self.residency.dropped.retain(|&(token, slot)| {
+            let mut pager = pager.borrow_mut();
+            let is_written = pager.io.take(token).is_some();
+            if is_written {
+                pager.free_slot(slot);
+            }
+            !is_written
+        });
         let before = self.residency.writing.len();
         let mut failed = None;
+        let mut is_written = |page: u32, spilled: &mut Spilled| {
+            let Some(token) = spilled.writing else { return true };
+            match pager.borrow_mut().io.take(token) {
+                None => return false,
+                Some(Ok(_)) => spilled.writing = None,
+                Some(Err(error)) => failed = Some((page, error.to_string())),
+            }
+            true
+        };
         let places = &mut self.residency.places;
         self.residency.writing.retain(|&page| {
-            let Some(spilled) = &mut places[page as usize].spilled else { return false };
-            let Some(token) = spilled.writing else { return false };
-            match pager.borrow_mut().io.take(token) {
-                None => true,
-                Some(Ok(_)) => {
-                    spilled.writing = None;
-                    false
-                }
-                Some(Err(error)) => {
-                    failed = Some((page, error.to_string()));
-                    false
-                }
-            }
+            let spilled = places[page as usize].spilled.as_mut();
+            spilled.is_some_and(|spilled| !is_written(page, spilled))
         });
+        self.stage.each_being_written(|spilled| is_written(0, spilled));
         match failed {
             Some((page, reason)) => Err(self.unreadable(page as usize, reason)),
             None => Ok(self.residency.writing.len() < before),
@@ -409,6 +421,52 @@ impl Table {
         true
     }
 
+    /// Puts a copy of a page into the spill file; where that has no room it stays in memory.
+    pub(super) fn spill_image(&mut self, block: Block) -> StagedImage {
+        let pager = self.pager().filter(|pager| pager.borrow().can_spill());
+        let Some(pager) = pager else { return StagedImage::Here(block) };
+        let Ok(slot) = pager.borrow_mut().take_slot() else { return StagedImage::Here(block) };
+        let (crc, len) = (crc32c(&block), block.len() as u32);
+        let writing = pager.borrow_mut().write_slot(slot, block);
+        StagedImage::Spilled(Spilled { slot, crc, len, writing })
+    }
+
+    /// Brings such a copy of page `index` back; waits for the disk.
+    pub(super) fn bring_image(&mut self, index: usize, spilled: Spilled) -> Result<Block, StateError> {
+        let Spilled { slot, crc, len, writing } = spilled;
+        let token = match writing {
+            // Its bytes come back with the answer to the write.
+            Some(token) => token,
+            None => {
+                let into = self.take_block(len as usize, index)?;
+                let token = self.pager().and_then(|pager| pager.borrow_mut().read_slot(slot, into));
+                token.expect("a copy was written to the spill file")
+            }
+        };
+        let pager = self.pager().expect("copies are spilled through a pager");
+        let answer = loop {
+            let answer = pager.borrow_mut().io.take(token);
+            match answer {
+                Some(answer) => break read_buffer(answer),
+                None => self.wait_for_disk(),
+            }
+        };
+        pager.borrow_mut().free_slot(slot);
+        match answer {
+            Ok(buffer) if buffer.len() == len as usize && crc32c(buffer.filled()) == crc => Ok(buffer.into_block()),
+            Ok(_) => Err(self.unreadable(index, "the spill file holds other bytes than were written".to_owned())),
+            Err(reason) => Err(self.unreadable(index, reason)),
+        }
+    }
+
+    /// Forgets such a copy.
+    pub(super) fn drop_image(&mut self, Spilled { slot, writing, .. }: Spilled) {
+        match writing {
+            Some(token) => self.residency.dropped.push((token, slot)),
+            None => self.pager().into_iter().for_each(|pager| pager.borrow_mut().free_slot(slot)),
+        }
+    }
+
     /// Makes some pages of this length leave and waits until the memory of one at least is free. `false`: none can.
     fn make_space(&mut self, keep: usize, len: usize) -> bool {
         /// So many writes share a wait.
@@ -484,15 +542,15 @@ impl Table {
     /// A block for a page of at least this length. Blocks of one length do not become blocks of another: where memory is full of pages of
     /// another length, the new page takes the place of one of those.
     pub(super) fn take_block_from(&mut self, page_len: usize, keep: usize) -> Result<Block, StateError> {
-        for len in (page_len..=PAGE_LEN).step_by(PAGE_LEN_STEP) {
-            if let Some(block) = self.block_with_evictions(len, keep) {
-                return Ok(block);
-            }
-        }
-        self.take_block(page_len, keep)
+        self.spare_block_from(page_len, keep).map_or_else(|| self.take_block(page_len, keep), Ok)
     }
 
-    fn block_with_evictions(&mut self, page_len: usize, keep: usize) -> Option<Block> {
+    /// The same without touching the reserve.
+    pub(super) fn spare_block_from(&mut self, page_len: usize, keep: usize) -> Option<Block> {
+        (page_len..=PAGE_LEN).step_by(PAGE_LEN_STEP).find_map(|len| self.block_with_evictions(len, keep))
+    }
+
+    pub(super) fn block_with_evictions(&mut self, page_len: usize, keep: usize) -> Option<Block> {
         loop {
             if let Ok(block) = self.try_block(block_size(page_len)) {
                 return Some(block);
@@ -507,7 +565,7 @@ impl Table {
         self.residency.pager.as_ref().is_some_and(|pager| pager.borrow().can_spill())
     }
 
-    fn try_block(&self, size: BlockSize) -> Result<Block, MemoryError> {
+    pub(super) fn try_block(&self, size: BlockSize) -> Result<Block, MemoryError> {
         match &self.residency.pager {
             Some(pager) => pager.borrow().take_block(super::table::WHO, size),
             None => self.arena.take(super::table::WHO, size),

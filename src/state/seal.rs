@@ -10,10 +10,10 @@
 
 use super::StateError;
 use super::layout::Layout;
-use super::page::{CONTROL_LEN, DELETED, EMPTY, IMAGE, LISTED, NONE, Page, PageBytes, SlotAt, lanes};
+use super::page::{CONTROL_LEN, DELETED, EMPTY, IMAGE, LISTED, NONE, Page, PageBytes, SlotAt, block_size, lanes};
 use super::piece::{self, PieceBuffer, SlotState};
-use super::stage::StagedSlot;
-use super::table::{EntryAt, Table};
+use super::stage::{StagedImage, StagedSlot};
+use super::table::{EntryAt, Table, WHO};
 use crate::memory::MemoryError;
 
 /// What a slot takes of a delta beside its cell, with some allowance for the work of taking it apart again.
@@ -86,8 +86,10 @@ impl Table {
         if page.flags[sealed] & IMAGE != 0 {
             page.take_bits(grid, sealed, |_| {});
             piece::write_page_head(page, self.identity.id, self.layout);
-            match self.stage.push_image(&self.arena, page.bytes()) {
+            match self.keep_image(index) {
                 Ok(image) => {
+                    let image = self.stage.push_image(image);
+                    let page = &mut self.pages[index];
                     page.staged_image = image;
                     page.flags[sealed] &= !IMAGE;
                 }
@@ -138,7 +140,7 @@ impl Table {
     }
 
     /// Harvests the next sealed page into `out`, which has room for two pages; answers how many bytes were looked at.
-    pub(super) fn harvest_page(&mut self, out: &mut PieceBuffer) -> usize {
+    pub(super) fn harvest_page(&mut self, out: &mut PieceBuffer) -> Result<usize, StateError> {
         let sealed = 1 - self.parity;
         let index = self.lists[sealed][self.harvested] as usize;
         self.harvested += 1;
@@ -146,17 +148,43 @@ impl Table {
         let page = &mut self.pages[index];
         let flags = std::mem::take(&mut page.flags[sealed]);
         if page.staged_image != NONE {
-            piece::put_image(out, self.stage.image(page.staged_image), self.layout);
-            page.staged_image = NONE;
+            let image = std::mem::replace(&mut page.staged_image, NONE);
+            match self.stage.take_image(image) {
+                StagedImage::Here(block) => piece::put_image(out, &block, self.layout),
+                StagedImage::Spilled(spilled) => {
+                    let block = self.bring_image(index, spilled)?;
+                    piece::put_image(out, &block, self.layout);
+                }
+                StagedImage::Taken => unreachable!("a sealed page leaves once"),
+            }
         } else if flags & IMAGE != 0 {
             self.put_image(index, out);
         } else {
             self.put_changes(index, out);
         }
         if self.sealed_left() == 0 {
-            self.stage.clear();
+            self.clear_stage();
         }
-        self.layout.grid(self.pages[index].bytes()).groups * CONTROL_LEN + out.len() - before
+        Ok(self.layout.grid(self.pages[index].bytes()).groups * CONTROL_LEN + out.len() - before)
+    }
+
+    fn clear_stage(&mut self) {
+        let spilled: Vec<_> = self.stage.take_spilled().collect();
+        spilled.into_iter().for_each(|image| self.drop_image(image));
+        self.stage.clear();
+    }
+
+    /// Keeps a copy of a page: in memory, or in the spill file where memory is short.
+    fn keep_image(&mut self, index: usize) -> Result<StagedImage, MemoryError> {
+        let len = self.pages[index].bytes().len();
+        let block = self.block_with_evictions(len, index).map_or_else(|| self.arena.take(WHO, block_size(len)), Ok);
+        let mut block = block?;
+        block.copy_from_slice(self.pages[index].bytes());
+        // As long as all pages are in memory there is room for copies of some.
+        if !self.has_absent() {
+            return Ok(StagedImage::Here(block));
+        }
+        Ok(self.spill_image(block))
     }
 
     fn put_image(&mut self, index: usize, out: &mut PieceBuffer) {
@@ -229,7 +257,7 @@ impl Table {
             self.mark_image(index as usize);
         }
         self.harvested = 0;
-        self.stage.clear();
+        self.clear_stage();
     }
 
     #[cold]

@@ -146,7 +146,7 @@ impl StateBackend {
                     harvest.filling = Some(PieceBuffer { buffer, pieces: Vec::new() });
                 }
                 let filling = harvest.filling.as_mut().expect("taken above");
-                work_bytes += table.harvest_page(filling);
+                work_bytes += table.harvest_page(filling)?;
             }
         }
         harvest.close_block();

@@ -348,7 +348,7 @@ impl Table {
         }
         if len < PAGE_LEN {
             // Where memory is full of short pages a longer one may not be had, but two more short ones.
-            if let Ok(block) = self.take_block_from(len + PAGE_LEN_STEP, index) {
+            if let Some(block) = self.spare_block_from(len + PAGE_LEN_STEP, index) {
                 return self.lay_out_in(index, block);
             }
         }
