@@ -58,6 +58,16 @@ impl BlockKind {
         [Self::Pieces, Self::PageMap, Self::Manifest, Self::Superblock].into_iter().find(|kind| *kind as u16 == stored)
     }
 
+    /// What it is called where it is found damaged.
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Self::Pieces => "block of pieces",
+            Self::PageMap => "page map",
+            Self::Manifest => "manifest",
+            Self::Superblock => "superblock",
+        }
+    }
+
     /// Changes whenever the stored types of the payload change.
     fn schema(self) -> u32 {
         let words: &[u8] = match self {

@@ -27,8 +27,8 @@ pub use format::{BlockFault, FORMAT_VERSION};
 pub use loader::{LoadedPiece, PieceLoader};
 pub use manifest::SnapshotKind;
 pub use page_map::PieceRef;
-pub use restored::RestoredCheckpoint;
-pub use snapshot::{OperatorBlob, PageKey, Piece, PieceBlock, PieceKind, StateDescriptor, SubtaskSnapshot};
+pub use restored::{PageIndex, RestoredCheckpoint};
+pub use snapshot::{HashSpan, OperatorBlob, PageKey, Piece, PieceBlock, PieceKind, StateDescriptor, SubtaskSnapshot};
 pub use store::{CheckpointPlan, CheckpointStore, ImagesNeeded, JobIdentity, OpenedStore, StoreEvent, StoreOptions};
 pub use verify::{CheckpointSummary, VerifyReport, list, verify};
 

@@ -87,6 +87,23 @@ impl Arena {
         Ok(block)
     }
 
+    /// As `take`, but leaves at least `leave_bytes` of the budget to others: blocks of this size that are free are lent as long as there are
+    /// any, larger ones are not split and no chunk is mapped that would eat into them. For those who can do with less.
+    pub fn take_leaving(&self, who: &'static str, size: BlockSize, leave_bytes: usize) -> Result<Block, MemoryError> {
+        let budget = self.budget();
+        let left_bytes = budget.limit_bytes().saturating_sub(budget.used_bytes());
+        if left_bytes < leave_bytes.saturating_add(CHUNK_LEN_BYTES) && self.shared.lock().free[size as usize].is_empty()
+        {
+            let (asked_bytes, limit_bytes) = (size.bytes(), budget.limit_bytes());
+            return Err(MemoryError::BudgetExhausted { who, asked_bytes, left_bytes, limit_bytes });
+        }
+        self.take(who, size)
+    }
+
+    pub(super) fn shared(&self) -> &Arc<ArenaShared> {
+        &self.shared
+    }
+
     /// The budget this arena counts against.
     pub fn budget(&self) -> &MemoryBudget {
         &self.shared.budget

@@ -4,7 +4,7 @@
 //! and the arena's mapping outlives it (each block holds the arena).
 #![allow(unsafe_code, reason = "turns the arena's raw chunk memory into exclusively owned slices")]
 
-use super::arena::ArenaShared;
+use super::arena::{Arena, ArenaShared};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -94,6 +94,11 @@ impl Block {
         Self { start, len_bytes: size.bytes() as u32, size, arena }
     }
 
+    /// A block without bytes: what is left where the bytes went elsewhere.
+    pub(crate) fn nothing(arena: &Arena) -> Self {
+        Self { start: NonNull::dangling(), len_bytes: 0, size: BlockSize::K4, arena: arena.shared().clone() }
+    }
+
     /// The size class of this block.
     pub fn size(&self) -> BlockSize {
         self.size
@@ -139,7 +144,9 @@ impl std::ops::DerefMut for Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        self.arena.give_back(self.start, self.size);
+        if self.len_bytes > 0 {
+            self.arena.give_back(self.start, self.size);
+        }
     }
 }
 

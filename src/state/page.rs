@@ -157,6 +157,21 @@ impl Page {
         }
     }
 
+    /// A page whose bytes are elsewhere.
+    pub fn absent(nothing: Block, group: u16, number: u32, prefix: u64, depth: u8) -> Self {
+        Self::empty(nothing, group, number, prefix, depth)
+    }
+
+    /// Gives the page other bytes; answers those it had.
+    pub fn set_block(&mut self, block: Block) -> Block {
+        std::mem::replace(&mut self.block, block)
+    }
+
+    /// The page's bytes alone.
+    pub fn into_block(self) -> Block {
+        self.block
+    }
+
     #[inline(always)]
     pub fn bytes(&self) -> &PageBytes {
         &self.block

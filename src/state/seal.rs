@@ -10,10 +10,10 @@
 
 use super::StateError;
 use super::layout::Layout;
-use super::page::{CONTROL_LEN, DELETED, EMPTY, IMAGE, LISTED, NONE, Page, PageBytes, SlotAt, lanes};
+use super::page::{CONTROL_LEN, DELETED, EMPTY, IMAGE, LISTED, NONE, Page, PageBytes, SlotAt, block_size, lanes};
 use super::piece::{self, PieceBuffer, SlotState};
-use super::stage::StagedSlot;
-use super::table::{EntryAt, Table};
+use super::stage::{StagedImage, StagedSlot};
+use super::table::{EntryAt, Table, WHO};
 use crate::memory::MemoryError;
 
 /// What a slot takes of a delta beside its cell, with some allowance for the work of taking it apart again.
@@ -30,6 +30,7 @@ impl Table {
         self.lists[1 - self.parity].clear();
         self.parity = 1 - self.parity;
         self.harvested = 0;
+        self.in_memory_first = self.lists[1 - self.parity].len();
     }
 
     /// How many sealed pages are left to harvest.
@@ -39,6 +40,9 @@ impl Table {
 
     /// The next piece of the page must be an image.
     pub fn mark_image(&mut self, index: usize) {
+        if self.is_in(index) {
+            self.forget_chain(index);
+        }
         let page = &mut self.pages[index];
         if page.flags[self.parity] & LISTED == 0 {
             self.lists[self.parity].push(index as u32);
@@ -55,7 +59,9 @@ impl Table {
         if page.flags[self.parity] & LISTED == 0 {
             page.flags[self.parity] |= LISTED;
             self.lists[self.parity].push(entry.page as u32);
+            self.forget_chain(entry.page);
         }
+        let page = &mut self.pages[entry.page];
         if page.flags[sealed] & IMAGE != 0 {
             self.preserve(entry.page);
         } else {
@@ -80,8 +86,10 @@ impl Table {
         if page.flags[sealed] & IMAGE != 0 {
             page.take_bits(grid, sealed, |_| {});
             piece::write_page_head(page, self.identity.id, self.layout);
-            match self.stage.push_image(&self.arena, page.bytes()) {
+            match self.keep_image(index) {
                 Ok(image) => {
+                    let image = self.stage.push_image(image);
+                    let page = &mut self.pages[index];
                     page.staged_image = image;
                     page.flags[sealed] &= !IMAGE;
                 }
@@ -106,8 +114,33 @@ impl Table {
         }
     }
 
+    /// Whether the next sealed page is in memory. Pages that are not come last, when those harvested before them can make room; they are
+    /// asked for some ahead.
+    ///
+    /// # Panics
+    /// Asserts that a sealed page is left.
+    pub(super) fn next_is_in_memory(&mut self) -> Result<bool, StateError> {
+        /// How many pages are read ahead.
+        const AHEAD: usize = 32;
+        let sealed = 1 - self.parity;
+        while self.harvested < self.in_memory_first {
+            let index = self.lists[sealed][self.harvested];
+            if self.is_in(index as usize) {
+                return Ok(true);
+            }
+            self.lists[sealed].push(index);
+            self.harvested += 1;
+        }
+        self.collect_pages()?;
+        let ahead = self.lists[sealed].len().min(self.harvested + AHEAD);
+        for at in self.harvested..ahead {
+            self.request_page(self.lists[sealed][at] as usize)?;
+        }
+        Ok(self.is_in(self.lists[sealed][self.harvested] as usize))
+    }
+
     /// Harvests the next sealed page into `out`, which has room for two pages; answers how many bytes were looked at.
-    pub(super) fn harvest_page(&mut self, out: &mut PieceBuffer) -> usize {
+    pub(super) fn harvest_page(&mut self, out: &mut PieceBuffer) -> Result<usize, StateError> {
         let sealed = 1 - self.parity;
         let index = self.lists[sealed][self.harvested] as usize;
         self.harvested += 1;
@@ -115,17 +148,43 @@ impl Table {
         let page = &mut self.pages[index];
         let flags = std::mem::take(&mut page.flags[sealed]);
         if page.staged_image != NONE {
-            piece::put_image(out, self.stage.image(page.staged_image), self.layout);
-            page.staged_image = NONE;
+            let image = std::mem::replace(&mut page.staged_image, NONE);
+            match self.stage.take_image(image) {
+                StagedImage::Here(block) => piece::put_image(out, &block, self.layout),
+                StagedImage::Spilled(spilled) => {
+                    let block = self.bring_image(index, spilled)?;
+                    piece::put_image(out, &block, self.layout);
+                }
+                StagedImage::Taken => unreachable!("a sealed page leaves once"),
+            }
         } else if flags & IMAGE != 0 {
             self.put_image(index, out);
         } else {
             self.put_changes(index, out);
         }
         if self.sealed_left() == 0 {
-            self.stage.clear();
+            self.clear_stage();
         }
-        self.layout.grid(self.pages[index].bytes()).groups * CONTROL_LEN + out.len() - before
+        Ok(self.layout.grid(self.pages[index].bytes()).groups * CONTROL_LEN + out.len() - before)
+    }
+
+    fn clear_stage(&mut self) {
+        let spilled: Vec<_> = self.stage.take_spilled().collect();
+        spilled.into_iter().for_each(|image| self.drop_image(image));
+        self.stage.clear();
+    }
+
+    /// Keeps a copy of a page: in memory, or in the spill file where memory is short.
+    fn keep_image(&mut self, index: usize) -> Result<StagedImage, MemoryError> {
+        let len = self.pages[index].bytes().len();
+        let block = self.block_with_evictions(len, index).map_or_else(|| self.arena.take(WHO, block_size(len)), Ok);
+        let mut block = block?;
+        block.copy_from_slice(self.pages[index].bytes());
+        // As long as all pages are in memory there is room for copies of some.
+        if !self.has_absent() {
+            return Ok(StagedImage::Here(block));
+        }
+        Ok(self.spill_image(block))
     }
 
     fn put_image(&mut self, index: usize, out: &mut PieceBuffer) {
@@ -185,15 +244,20 @@ impl Table {
     pub(super) fn abandon(&mut self) {
         let sealed = 1 - self.parity;
         for index in std::mem::take(&mut self.lists[sealed]) {
+            if self.is_in(index as usize) {
+                let page = &mut self.pages[index as usize];
+                page.take_bits(self.layout.grid(page.bytes()), sealed, |_| {});
+            } else {
+                self.stale_bits(index as usize);
+            }
             let page = &mut self.pages[index as usize];
-            page.take_bits(self.layout.grid(page.bytes()), sealed, |_| {});
             page.flags[sealed] = 0;
             page.staged = NONE;
             page.staged_image = NONE;
             self.mark_image(index as usize);
         }
         self.harvested = 0;
-        self.stage.clear();
+        self.clear_stage();
     }
 
     #[cold]
