@@ -89,6 +89,7 @@ impl JobRuntime {
                 input: (!is_source)
                     .then(|| InputGate::new(channels.inputs.remove(&(vertex, task.subtask)).unwrap_or_default())),
                 restore: self.restored().cloned(),
+                dropping: self.dropping(vertex),
                 inbox,
                 reports,
             },

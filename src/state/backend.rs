@@ -8,6 +8,7 @@
 use super::directory::Directories;
 use super::layout::Layout;
 use super::layout_text::layout_hash;
+use super::migrate::Migrating;
 use super::page_hash::name_hash;
 use super::restore::Restoring;
 use super::snapshot::Harvest;
@@ -30,6 +31,9 @@ pub struct StateBackend {
     pub(super) tables: Vec<SharedTable>,
     pub(super) harvest: Option<Harvest>,
     restoring: Vec<Restoring>,
+    pub(super) migrating: Vec<Migrating>,
+    /// Pages of the checkpoint restored from that the next snapshot declares gone.
+    pub(super) gone: Vec<PageKey>,
 }
 
 /// What a state registers itself as.
@@ -61,7 +65,16 @@ impl StateBackend {
     /// A backend without states for the subtask that owns `key_groups` of `max_parallelism`; pages come from `arena`.
     pub fn new(key_groups: KeyGroupRange, max_parallelism: u16, arena: Arena) -> Self {
         let context = KeyContext::new(max_parallelism);
-        Self { key_groups, context, arena, tables: Vec::new(), harvest: None, restoring: Vec::new() }
+        Self {
+            key_groups,
+            context,
+            arena,
+            tables: Vec::new(),
+            harvest: None,
+            restoring: Vec::new(),
+            migrating: Vec::new(),
+            gone: Vec::new(),
+        }
     }
 
     /// Hashes keys for this backend's states.
@@ -85,6 +98,9 @@ impl StateBackend {
     /// # Panics
     /// Asserts that the state was not used before.
     pub fn restore_piece(&mut self, key: PageKey, kind: PieceKind, bytes: &[u8]) -> Result<(), StateError> {
+        if let Some(applied) = self.migrating_piece(key, kind, bytes) {
+            return applied;
+        }
         let index = self.tables.iter().position(|table| table.borrow().identity.id == key.state);
         let index = index.ok_or(StateError::UnknownState { id: key.state })?;
         self.restoring.resize_with(self.tables.len(), Restoring::default);
@@ -95,12 +111,13 @@ impl StateBackend {
     /// [`super::Timers::rebuild`] afterwards.
     pub fn finish_restore(&mut self) -> Result<(), StateError> {
         let restoring = std::mem::take(&mut self.restoring);
-        let mut first_error = Ok(());
+        let mut first_error = self.finish_migrating();
         for (restoring, table) in restoring.into_iter().zip(&self.tables) {
             first_error = first_error.and(restoring.finish(&mut table.borrow_mut()));
         }
         if first_error.is_err() {
             self.tables.iter().for_each(|table| table.borrow_mut().clear());
+            self.migrating.clear();
         }
         first_error
     }
@@ -145,7 +162,7 @@ impl StateBackend {
 }
 
 impl Table {
-    fn descriptor(&self) -> StateDescriptor {
+    pub(super) fn descriptor(&self) -> StateDescriptor {
         StateDescriptor {
             id: self.identity.id,
             operator: self.identity.operator.clone(),

@@ -22,6 +22,7 @@ mod layout;
 mod layout_text;
 mod list_state;
 mod map_state;
+mod migrate;
 mod namespaced_state;
 mod page;
 mod page_hash;

@@ -77,6 +77,11 @@ impl Sweep {
 }
 
 impl Table {
+    /// What the layout says of its time to live.
+    pub fn ttl_layout(&self) -> Option<&'static str> {
+        self.sweep.as_ref().map(|sweep| sweep.lifetime.ttl.layout())
+    }
+
     /// The run of a key's list or map.
     pub fn run(&self, address: Address) -> Option<Run> {
         self.read(address, Run::read).flatten()

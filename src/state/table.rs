@@ -8,6 +8,7 @@
 use super::directory::{Bucket, Directories, NO_PAGE};
 use super::fixed_page::FixedShape;
 use super::layout::Layout;
+use super::migrate::Migration;
 use super::page::{
     CONTROL_LEN, DELETED, EMPTY, GROUPS_START, IMAGE, LANES, LISTED, PAGE_LEN, Page, PageBytes, Probe, SlotAt, Tags,
     block_size, control_bits, first_lane, has_empty, home_group, lane_bit, probe, tag_of,
@@ -40,6 +41,8 @@ pub(super) struct Table {
     pub(super) given_up: Option<StateError>,
     /// How to find what has expired, if entries do.
     pub(super) sweep: Option<Sweep>,
+    /// What it may be stored as by former versions of the program.
+    pub(super) migrations: Vec<Migration>,
 }
 
 /// What a table is called and what it holds.
@@ -98,6 +101,7 @@ impl Table {
             stage: StageLog::default(),
             given_up: None,
             sweep: None,
+            migrations: Vec::new(),
         }
     }
 

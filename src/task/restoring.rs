@@ -1,17 +1,19 @@
 //! Reading a task's state back from a checkpoint, piece by piece, on the task's own slot.
 
-use crate::checkpoint::{CheckpointId, PieceLoader, RestoreError, RestoredBlobs, RestoredCheckpoint};
+use crate::checkpoint::{CheckpointId, PieceLoader, RestoreError, RestoredBlobs, RestoredCheckpoint, StateDescriptor};
 use crate::io::Io;
 use crate::memory::Arena;
 use crate::operator::ChainContext;
 use crate::slot::Progress;
-use crate::state::{KeyGroupRange, StateBackend, StateError, check_compatible};
+use crate::state::{KeyGroupRange, StateBackend, StateError};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
 /// How many pieces one step applies at most.
 const PIECES_PER_STEP_MAX: usize = 16;
+/// How many pages of a former layout one step takes over at most: each of their values goes through a function of the user.
+const MIGRATED_PAGES_PER_STEP_MAX: usize = 2;
 
 /// The state of a task that is not yet running.
 pub(super) struct Restoring {
@@ -19,6 +21,7 @@ pub(super) struct Restoring {
     key_groups: KeyGroupRange,
     arena: Arena,
     loader: Option<PieceLoader>,
+    dropping: Dropping,
     state_complete: bool,
     /// Whether the chains were told what the checkpoint remembers.
     pub(super) chains_told: bool,
@@ -39,10 +42,11 @@ impl Restoring {
         state: &Rc<RefCell<StateBackend>>,
         key_groups: KeyGroupRange,
         arena: Arena,
+        dropping: Dropping,
     ) -> Self {
-        let has_state = !state.borrow().descriptors().is_empty();
+        let has_state = !state.borrow().descriptors().is_empty() || !dropping.answers_for.is_empty();
         let state_complete = checkpoint.is_none() || !has_state;
-        Self { checkpoint, key_groups, arena, loader: None, state_complete, chains_told: false }
+        Self { checkpoint, key_groups, arena, loader: None, dropping, state_complete, chains_told: false }
     }
 
     pub(super) fn is_state_complete(&self) -> bool {
@@ -72,10 +76,16 @@ impl Restoring {
     ) -> Result<Progress, RestoringError> {
         let Some(checkpoint) = &self.checkpoint else { return Ok(Progress::Done) };
         let mut state = state.borrow_mut();
+        if state.is_migrating() && self.loader.is_none() {
+            state.migrate(MIGRATED_PAGES_PER_STEP_MAX)?;
+            self.state_complete = !state.is_migrating();
+            return Ok(Progress::Worked);
+        }
         let loader = match &mut self.loader {
             Some(loader) => loader,
             None => {
-                check_states(&state, checkpoint)?;
+                self.dropping.check(&mut state, checkpoint, self.key_groups)?;
+                state.prepare_restore(checkpoint.states())?;
                 let mut loader = PieceLoader::new(checkpoint.clone(), self.arena.clone());
                 for descriptor in state.descriptors() {
                     for (page, _) in checkpoint.pages(descriptor.id, self.key_groups) {
@@ -95,17 +105,51 @@ impl Restoring {
         if loader.is_idle() {
             self.close(cx.io);
             state.finish_restore()?;
-            self.state_complete = true;
+            self.state_complete = !state.is_migrating();
             worked = true;
         }
         Ok(if worked { Progress::Worked } else { Progress::Idle })
     }
 }
 
-/// Every state the task registers must be stored as it is registered, or not at all.
-fn check_states(state: &StateBackend, checkpoint: &RestoredCheckpoint) -> Result<(), StateError> {
-    state.descriptors().iter().try_for_each(|asked| {
-        let stored = checkpoint.states().iter().find(|stored| stored.id == asked.id);
-        stored.map_or(Ok(()), |stored| check_compatible(stored, asked))
-    })
+/// Which of the checkpoint's states a task answers for, and whether they may be missing from the program.
+#[derive(Clone, Debug, Default)]
+pub struct Dropping {
+    /// The ids of states: those of the operators that run in this task, and in one vertex those of operators that are gone.
+    pub answers_for: Vec<u64>,
+    /// Whether the job may go on without states that no operator registers any more.
+    pub is_allowed: bool,
+}
+
+impl Dropping {
+    /// Every stored state must be registered, or may be dropped: then the next checkpoint says that its pages are gone.
+    fn check(
+        &self,
+        state: &mut StateBackend,
+        checkpoint: &RestoredCheckpoint,
+        key_groups: KeyGroupRange,
+    ) -> Result<(), StateError> {
+        let registered: Vec<u64> = state.descriptors().iter().map(|descriptor| descriptor.id).collect();
+        let dropped =
+            |stored: &&StateDescriptor| self.answers_for.contains(&stored.id) && !registered.contains(&stored.id);
+        let dropped: Vec<&StateDescriptor> = checkpoint.states().iter().filter(dropped).collect();
+        if dropped.is_empty() {
+            return Ok(());
+        }
+        let states = states_in_words(dropped.iter().copied());
+        if !self.is_allowed {
+            return Err(StateError::StateDropped { checkpoint: checkpoint.id().0, states });
+        }
+        tracing::warn!(checkpoint = checkpoint.id().0, %states, ?key_groups, "going on without state that the checkpoint holds");
+        for stored in dropped {
+            state.forget_pages(checkpoint.pages(stored.id, key_groups).map(|(page, _)| page));
+        }
+        Ok(())
+    }
+}
+
+/// States by name, for errors and the log.
+pub fn states_in_words<'a>(states: impl Iterator<Item = &'a StateDescriptor>) -> String {
+    let names = states.map(|state| format!("\"{}\" of operator \"{}\"", state.name, state.operator));
+    names.collect::<Vec<_>>().join(", ")
 }

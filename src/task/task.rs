@@ -5,7 +5,7 @@
 
 use super::input::{EdgeInput, SourceInput, Taken, TaskInput};
 use super::messages::{Execution, ImageRequest, ReportSender, TaskCommand, TaskInbox, TaskReport};
-use super::restoring::Restoring;
+use super::restoring::{Dropping, Restoring};
 use super::snapshotting::Snapshotting;
 use crate::checkpoint::{CheckpointId, RestoredCheckpoint};
 use crate::exchange::InputGate;
@@ -37,6 +37,8 @@ pub struct Deployment {
     pub input: Option<InputGate>,
     /// Where it starts from.
     pub restore: Option<Arc<RestoredCheckpoint>>,
+    /// Which of the states there it answers for.
+    pub dropping: Dropping,
     /// Commands for it.
     pub inbox: Arc<TaskInbox>,
     /// Where it reports.
@@ -75,11 +77,11 @@ enum Phase {
 impl Task {
     /// Builds the task on its slot.
     pub fn build(deployment: Deployment, mut cx: BuildContext, now_ns: u64) -> Result<Self, BuildError> {
-        let Deployment { of, vertex, key_groups, chains, input, restore, inbox, reports } = deployment;
+        let Deployment { of, vertex, key_groups, chains, input, restore, dropping, inbox, reports } = deployment;
         let built = chains.iter().map(|build| build(&mut cx)).collect::<Result<Vec<_>, _>>()?;
         let restored_id = restore.as_ref().map_or(CheckpointId::default(), |checkpoint| checkpoint.id());
         let input = TaskInput::assemble(built, input, restored_id, now_ns);
-        let restoring = Restoring::new(restore, &cx.state, key_groups, cx.arena);
+        let restoring = Restoring::new(restore, &cx.state, key_groups, cx.arena, dropping);
         Ok(Self {
             of,
             vertex,
