@@ -24,6 +24,7 @@ mod list_state;
 mod map_state;
 mod migrate;
 mod namespaced_state;
+mod oracle;
 mod page;
 mod page_hash;
 mod piece;
