@@ -781,8 +781,17 @@ impl Subject for FadingTexts {
     }
 }
 
+/// Few lists, so that they become long.
+fn long_list_key(key: u16) -> String {
+    format!("list {}", key % 5)
+}
+
+fn large_map_place(key: u16) -> (u64, String) {
+    (u64::from(key % 3), format!("{}", key / 3))
+}
+
 /// A list whose elements expire one by one: put appends or reads, every hundredth remove clears.
-struct FadingLists<const IN_EVENT_TIME: bool>(ExpiringList<str, ArchivedValue<String>>);
+struct FadingLists<const EVENT_TIME: bool>(ExpiringList<str, ArchivedValue<String>>);
 
 impl<const EVENT_TIME: bool> FadingLists<EVENT_TIME> {
     const RULES: Rules = if EVENT_TIME { IN_EVENT_TIME } else { IN_PROCESSING_TIME };
@@ -806,11 +815,11 @@ impl<const EVENT_TIME: bool> Subject for FadingLists<EVENT_TIME> {
     }
 
     fn group(key: u16) -> KeyGroup {
-        group_of(list_key(key).as_str())
+        group_of(long_list_key(key).as_str())
     }
 
     fn put(&mut self, key: u16, seed: u16) -> Vec<u8> {
-        let key = list_key(key);
+        let key = long_list_key(key);
         let hashed = context().hash(key.as_str());
         match seed % 8 {
             0 => self.read(&key),
@@ -824,12 +833,12 @@ impl<const EVENT_TIME: bool> Subject for FadingLists<EVENT_TIME> {
 
     fn remove(&mut self, key: u16) {
         if key.is_multiple_of(100) {
-            self.0.clear(&context().hash(list_key(key).as_str()));
+            self.0.clear(&context().hash(long_list_key(key).as_str()));
         }
     }
 
     fn dump(&mut self, dump: &mut Dump) {
-        for key in (0..25).map(list_key) {
+        for key in (0..5).map(long_list_key) {
             let list = self.read(&key);
             if !list.is_empty() {
                 add(dump, key.into_bytes(), list);
@@ -838,7 +847,7 @@ impl<const EVENT_TIME: bool> Subject for FadingLists<EVENT_TIME> {
     }
 
     fn model_put(model: &mut Self::Model, now: Now, key: u16, seed: u16) -> Vec<u8> {
-        let list = model.entry(list_key(key)).or_default();
+        let list = model.entry(long_list_key(key)).or_default();
         list.retain(|&(stamp, _)| Self::RULES.is_alive(stamp, now));
         match seed % 8 {
             0 => {
@@ -859,7 +868,7 @@ impl<const EVENT_TIME: bool> Subject for FadingLists<EVENT_TIME> {
 
     fn model_remove(model: &mut Self::Model, _: Now, key: u16) {
         if key.is_multiple_of(100) {
-            model.remove(&list_key(key));
+            model.remove(&long_list_key(key));
         }
     }
 
@@ -892,11 +901,11 @@ impl<const EVENT_TIME: bool> Subject for FadingMaps<EVENT_TIME> {
     }
 
     fn group(key: u16) -> KeyGroup {
-        group_of(&map_place(key).0)
+        group_of(&large_map_place(key).0)
     }
 
     fn put(&mut self, key: u16, seed: u16) -> Vec<u8> {
-        let (key, map_key) = map_place(key);
+        let (key, map_key) = large_map_place(key);
         let hashed = context().hash(&key);
         match seed % 8 {
             0 | 1 => self.0.get(&hashed, &map_key).map_or_else(Vec::new, |text| bytes_of(&text)),
@@ -914,12 +923,12 @@ impl<const EVENT_TIME: bool> Subject for FadingMaps<EVENT_TIME> {
     }
 
     fn remove(&mut self, key: u16) {
-        let (key, map_key) = map_place(key);
+        let (key, map_key) = large_map_place(key);
         self.0.remove(&context().hash(&key), &map_key);
     }
 
     fn dump(&mut self, dump: &mut Dump) {
-        for key in 0..10u64 {
+        for key in 0..3u64 {
             let mut nth = 0u32;
             self.0.for_each(&context().hash(&key), |map_key, value| {
                 let place = [&key.to_le_bytes()[..], &nth.to_be_bytes(), map_key].concat();
@@ -930,7 +939,7 @@ impl<const EVENT_TIME: bool> Subject for FadingMaps<EVENT_TIME> {
     }
 
     fn model_put(model: &mut Self::Model, now: Now, key: u16, seed: u16) -> Vec<u8> {
-        let (key, map_key) = map_place(key);
+        let (key, map_key) = large_map_place(key);
         let map = model.entry(key).or_default();
         map.retain(|&(_, stamp, _)| Self::RULES.is_alive(stamp, now));
         let found = map.iter_mut().find(|entry| entry.0 == map_key);
@@ -958,7 +967,7 @@ impl<const EVENT_TIME: bool> Subject for FadingMaps<EVENT_TIME> {
     }
 
     fn model_remove(model: &mut Self::Model, _: Now, key: u16) {
-        let (key, map_key) = map_place(key);
+        let (key, map_key) = large_map_place(key);
         model.entry(key).or_default().retain(|entry| entry.0 != map_key);
     }
 

@@ -66,7 +66,7 @@ impl Run {
 
     /// Whether gaps make up most of it, so that numbering its members anew is worth the work.
     pub fn is_sparse(&self) -> bool {
-        (self.end - self.first) / 4 > self.count.saturating_add(16)
+        (self.end - self.first) / 2 > self.count.saturating_add(8)
     }
 }
 
