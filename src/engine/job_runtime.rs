@@ -17,7 +17,7 @@ use crate::job_manager::{Attempt, SlotIndex, TaskAddress};
 use crate::memory::{Arena, MemoryBudget};
 use crate::slot::Share;
 use crate::state::default_max_parallelism;
-use crate::task::{ImageRequest, TaskCommand, TaskInbox};
+use crate::task::{Dropping, ImageRequest, TaskCommand, TaskInbox, states_in_words};
 use crossbeam_queue::ArrayQueue;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -47,6 +47,7 @@ pub(super) struct JobRuntime {
     pub(super) starting: BTreeMap<TaskAddress, SlotIndex>,
     pub(super) inboxes: BTreeMap<TaskAddress, Arc<TaskInbox>>,
     store: Option<JobStore>,
+    allow_dropped_state: bool,
     restored: Option<Arc<RestoredCheckpoint>>,
     /// All tasks have acknowledged this checkpoint; it is sealed once the last block has reached the store.
     sealing: Option<CheckpointId>,
@@ -113,6 +114,7 @@ impl JobRuntime {
             starting: BTreeMap::new(),
             inboxes: BTreeMap::new(),
             store: options.checkpoints.as_ref().map(|options| JobStore::new(options, machine.store)),
+            allow_dropped_state: options.checkpoints.as_ref().is_some_and(|options| options.allow_dropped_state),
             restored: None,
             sealing: None,
             held_block: None,
@@ -132,6 +134,10 @@ impl JobRuntime {
             if let Err(error) = runtime.graph.validate(parallelism, stored) {
                 runtime.close(io);
                 return Err(error.into());
+            }
+            if let Err(error) = runtime.check_operators() {
+                runtime.close(io);
+                return Err(error);
             }
         }
         Ok(runtime)
@@ -293,6 +299,28 @@ impl JobRuntime {
         store.suspicion = opened.restored.as_ref().map(|restored| restored.suspicion());
         self.restored = opened.restored;
         Ok(())
+    }
+
+    /// Whether every operator that the checkpoint holds state of is still there. Which states an operator has is known to its tasks alone.
+    fn check_operators(&self) -> Result<(), SubmitError> {
+        let Some(restored) = self.restored.as_ref().filter(|_| !self.allow_dropped_state) else { return Ok(()) };
+        let is_gone = |operator: &str| !self.graph.keyed_operators.iter().any(|(name, _)| name == operator);
+        let states = states_in_words(restored.states().iter().filter(|state| is_gone(&state.operator)));
+        if states.is_empty() {
+            return Ok(());
+        }
+        Err(SubmitError::StateDropped { job: self.graph.name.clone(), checkpoint: restored.id().0, states })
+    }
+
+    /// The states of the checkpoint that tasks of a vertex answer for: those of its operators; the first vertex also for operators that are
+    /// gone.
+    pub(super) fn dropping(&self, vertex: VertexId) -> Dropping {
+        let states = self.restored.as_ref().map_or(&[][..], |restored| restored.states());
+        let answers_for = states.iter().filter(|state| {
+            let keyed = self.graph.keyed_operators.iter().find(|(name, _)| *name == state.operator);
+            keyed.map_or(VertexId(0), |&(_, vertex)| vertex) == vertex
+        });
+        Dropping { answers_for: answers_for.map(|state| state.id).collect(), is_allowed: self.allow_dropped_state }
     }
 
     fn open_store_mut(&mut self) -> Option<&mut CheckpointStore> {

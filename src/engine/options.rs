@@ -37,6 +37,9 @@ pub struct CheckpointOptions {
     pub interval: Duration,
     /// How many are kept, at least 2.
     pub retained: usize,
+    /// Whether the job may start from a checkpoint that holds state which the program does not use any more. That state is then left out of
+    /// the next checkpoints.
+    pub allow_dropped_state: bool,
 }
 
 impl Default for JobOptions {
@@ -57,7 +60,7 @@ impl Default for JobOptions {
 impl CheckpointOptions {
     /// A checkpoint into `dir` every `interval`, three of them kept.
     pub fn every(dir: impl Into<PathBuf>, interval: Duration) -> Self {
-        Self { dir: dir.into(), interval, retained: StoreOptions::default().retained_count }
+        Self { dir: dir.into(), interval, retained: StoreOptions::default().retained_count, allow_dropped_state: false }
     }
 }
 
@@ -92,6 +95,19 @@ pub enum SubmitError {
         stored: u16,
         /// In the options.
         asked: u16,
+    },
+    /// The checkpoint holds state of operators that the program does not have.
+    #[error(
+        "checkpoint {checkpoint} of job \"{job}\" holds state that the program does not use: {states}; give the operators their former names, \
+         or allow dropped state (`--allow-dropped-state`) to go on without it"
+    )]
+    StateDropped {
+        /// The job.
+        job: String,
+        /// The checkpoint.
+        checkpoint: u64,
+        /// Which states: `"state" of operator "name", ...`.
+        states: String,
     },
     /// Not even the channels between the tasks fit.
     #[error(

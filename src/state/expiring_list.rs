@@ -6,9 +6,10 @@
 use super::backend::{Registration, SharedTable};
 use super::entries::{LIST_ELEMENT, LIST_LEN, check_chunk, is_key};
 use super::layout::Layout;
+use super::migrate::{Migration, converting};
 use super::sweep::Run;
 use super::table::{Address, Table};
-use super::ttl::{Lifetime, Stamped, stamp_of};
+use super::ttl::{Lifetime, STAMP_LEN, Stamped, stamp_of};
 use super::value_state::may_be_long;
 use super::{Hashed, StateBackend, StateClock, StateError, StateTtl, StateValue};
 use crate::record::Key;
@@ -50,15 +51,8 @@ impl StateBackend {
             Registration {
                 home_kind: Some(LIST_LEN),
                 layout: Layout::Slotted,
-                layout_text: format!("list per key: key {}, element {}", K::NAME, V::layout()),
-                check: |kind, key, value| match kind {
-                    LIST_LEN => is_key::<K>(key) && Run::check(value),
-                    LIST_ELEMENT => {
-                        let key = key.len().checked_sub(INDEX_LEN).map(|len| &key[..len]);
-                        key.is_some_and(is_key::<K>) && (Stamped::<V>::check(value) || may_be_long::<Stamped<V>>(value))
-                    }
-                    _ => check_chunk(kind, key, value),
-                },
+                layout_text: ExpiringList::<K, V>::layout_text(),
+                check: ExpiringList::<K, V>::check,
                 lifetime: Some(lifetime.clone()),
             },
         )?;
@@ -67,6 +61,33 @@ impl StateBackend {
 }
 
 impl<K: Key + ?Sized, V: StateValue> ExpiringList<K, V> {
+    fn layout_text() -> String {
+        format!("list per key: key {}, element {}", K::NAME, V::layout())
+    }
+
+    fn check(kind: u8, key: &[u8], value: &[u8]) -> bool {
+        match kind {
+            LIST_LEN => is_key::<K>(key) && Run::check(value),
+            LIST_ELEMENT => {
+                let key = key.len().checked_sub(INDEX_LEN).map(|len| &key[..len]);
+                key.is_some_and(is_key::<K>) && (Stamped::<V>::check(value) || may_be_long::<Stamped<V>>(value))
+            }
+            _ => check_chunk(kind, key, value),
+        }
+    }
+
+    /// As `ValueState::migrate_from`, for the elements, which keep their age.
+    pub fn migrate_from<Old: StateValue>(self, convert: impl Fn(Old) -> V + 'static) -> Self {
+        self.table.borrow_mut().add_migration(Migration {
+            layout_text: ExpiringList::<K, Old>::layout_text(),
+            layout: Layout::Slotted,
+            check: ExpiringList::<K, Old>::check,
+            kept: |kind| (kind == LIST_ELEMENT).then_some(STAMP_LEN),
+            convert: converting(convert),
+        });
+        self
+    }
+
     /// Appends an element.
     pub fn push(&self, key: &Hashed<K>, value: V) -> Result<(), StateError> {
         let table = &mut *self.table.borrow_mut();

@@ -7,6 +7,7 @@
 use super::backend::{Registration, SharedTable};
 use super::entries::{MAP_ENTRY, MAP_KEY, MAP_LEN, check_chunk, is_key};
 use super::layout::Layout;
+use super::migrate::{Migration, converting};
 use super::sweep::{MAP_INDEX, Run, key_of_map_entry, map_index};
 use super::table::{Address, Table};
 use super::ttl::{Lifetime, STAMP_LEN, stamp_of};
@@ -58,16 +59,8 @@ impl StateBackend {
             Registration {
                 home_kind: Some(MAP_LEN),
                 layout: Layout::Slotted,
-                layout_text: format!("map per key: key {}, map key {}, value {}", K::NAME, MK::NAME, V::layout()),
-                check: |kind, key, value| match kind {
-                    MAP_LEN => is_key::<K>(key) && Run::check(value),
-                    MAP_ENTRY => is_entry::<K, MK, V>(key, value),
-                    MAP_KEY => {
-                        let key = key.len().checked_sub(INDEX_LEN).map(|len| &key[..len]);
-                        key.is_some_and(is_key::<K>) && is_key::<MK>(value)
-                    }
-                    _ => check_chunk(kind, key, value),
-                },
+                layout_text: ExpiringMap::<K, MK, V>::layout_text(),
+                check: ExpiringMap::<K, MK, V>::check,
                 lifetime: Some(lifetime.clone()),
             },
         )?;
@@ -83,6 +76,34 @@ fn is_entry<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue>(composite: &[u8], 
 }
 
 impl<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue> ExpiringMap<K, MK, V> {
+    fn layout_text() -> String {
+        format!("map per key: key {}, map key {}, value {}", K::NAME, MK::NAME, V::layout())
+    }
+
+    fn check(kind: u8, key: &[u8], value: &[u8]) -> bool {
+        match kind {
+            MAP_LEN => is_key::<K>(key) && Run::check(value),
+            MAP_ENTRY => is_entry::<K, MK, V>(key, value),
+            MAP_KEY => {
+                let key = key.len().checked_sub(INDEX_LEN).map(|len| &key[..len]);
+                key.is_some_and(is_key::<K>) && is_key::<MK>(value)
+            }
+            _ => check_chunk(kind, key, value),
+        }
+    }
+
+    /// As `ValueState::migrate_from`, for the values, which keep their age.
+    pub fn migrate_from<Old: StateValue>(self, convert: impl Fn(Old) -> V + 'static) -> Self {
+        self.table.borrow_mut().add_migration(Migration {
+            layout_text: ExpiringMap::<K, MK, Old>::layout_text(),
+            layout: Layout::Slotted,
+            check: ExpiringMap::<K, MK, Old>::check,
+            kept: |kind| (kind == MAP_ENTRY).then_some(ENTRY_HEAD_LEN),
+            convert: converting(convert),
+        });
+        self
+    }
+
     /// The value of a map key, if it has not expired.
     pub fn get(&self, key: &Hashed<K>, map_key: &MK) -> Option<V> {
         let table = &mut *self.table.borrow_mut();

@@ -7,6 +7,7 @@
 use super::backend::{Registration, SharedTable};
 use super::entries::{MAP_ENTRY, MAP_KEY, MAP_LEN, check_chunk, is_key};
 use super::layout::Layout;
+use super::migrate::{Migration, converting};
 use super::table::{Address, Table};
 use super::value_state::may_be_long;
 use super::{Hashed, StateBackend, StateError, StateValue};
@@ -43,13 +44,8 @@ impl StateBackend {
                 home_kind: Some(MAP_LEN),
                 lifetime: None,
                 layout: Layout::Slotted,
-                layout_text: format!("map per key: key {}, map key {}, value {}", K::NAME, MK::NAME, V::layout()),
-                check: |kind, key, value| match kind {
-                    MAP_LEN => is_key::<K>(key) && value.len() == 4,
-                    MAP_ENTRY => is_map_entry::<K, MK, V>(key, value),
-                    MAP_KEY => key.len() >= 4 && is_key::<K>(&key[..key.len() - 4]) && is_key::<MK>(value),
-                    _ => check_chunk(kind, key, value),
-                },
+                layout_text: MapState::<K, MK, V>::layout_text(),
+                check: MapState::<K, MK, V>::check,
             },
         )?;
         Ok(MapState { table, scratch: Rc::default(), of: PhantomData })
@@ -64,6 +60,31 @@ fn is_map_entry<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue>(key: &[u8], va
 }
 
 impl<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue> MapState<K, MK, V> {
+    fn layout_text() -> String {
+        format!("map per key: key {}, map key {}, value {}", K::NAME, MK::NAME, V::layout())
+    }
+
+    fn check(kind: u8, key: &[u8], value: &[u8]) -> bool {
+        match kind {
+            MAP_LEN => is_key::<K>(key) && value.len() == 4,
+            MAP_ENTRY => is_map_entry::<K, MK, V>(key, value),
+            MAP_KEY => key.len() >= 4 && is_key::<K>(&key[..key.len() - 4]) && is_key::<MK>(value),
+            _ => check_chunk(kind, key, value),
+        }
+    }
+
+    /// As `ValueState::migrate_from`, for the values.
+    pub fn migrate_from<Old: StateValue>(self, convert: impl Fn(Old) -> V + 'static) -> Self {
+        self.table.borrow_mut().add_migration(Migration {
+            layout_text: MapState::<K, MK, Old>::layout_text(),
+            layout: Layout::Slotted,
+            check: MapState::<K, MK, Old>::check,
+            kept: |kind| (kind == MAP_ENTRY).then_some(4),
+            convert: converting(convert),
+        });
+        self
+    }
+
     /// How many entries the key's map has.
     pub fn len(&self, key: &Hashed<K>) -> u32 {
         map_len(&mut self.table.borrow_mut(), key)

@@ -66,7 +66,7 @@ impl Run {
 
     /// Whether gaps make up most of it, so that numbering its members anew is worth the work.
     pub fn is_sparse(&self) -> bool {
-        (self.end - self.first) / 4 > self.count.saturating_add(16)
+        (self.end - self.first) / 2 > self.count.saturating_add(8)
     }
 }
 
@@ -77,6 +77,11 @@ impl Sweep {
 }
 
 impl Table {
+    /// What the layout says of its time to live.
+    pub fn ttl_layout(&self) -> Option<&'static str> {
+        self.sweep.as_ref().map(|sweep| sweep.lifetime.ttl.layout())
+    }
+
     /// The run of a key's list or map.
     pub fn run(&mut self, address: Address) -> Option<Run> {
         self.read(address, Run::read).flatten()

@@ -64,7 +64,11 @@ fn job_options(options: &Options) -> JobOptions {
         max_parallelism: Some(options::KEY_GROUPS),
         memory_bytes: Some(options.memory_bytes),
         restart,
-        checkpoints: Some(CheckpointOptions { retained: RETAINED, ..checkpoints }),
+        checkpoints: Some(CheckpointOptions {
+            retained: RETAINED,
+            allow_dropped_state: options.allow_dropped_state,
+            ..checkpoints
+        }),
         ..JobOptions::default()
     }
 }

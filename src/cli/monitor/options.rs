@@ -38,6 +38,10 @@ pub struct Args {
     #[arg(long, value_name = "DIR", default_value = STATE)]
     state: Option<PathBuf>,
 
+    /// Go on although the checkpoint holds state that this version of the program does not use any more; that state is lost
+    #[arg(long)]
+    allow_dropped_state: bool,
+
     /// How many slots (pinned threads) work [default: the CPUs this process may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=KEY_GROUPS as i64))]
     slots: Option<u32>,
@@ -106,6 +110,7 @@ pub struct Options {
     pub run_time: RunTime,
     pub out: PathBuf,
     pub state: PathBuf,
+    pub allow_dropped_state: bool,
     /// `None`: one per CPU this process may use.
     pub slots: Option<u32>,
     pub memory_bytes: usize,
@@ -161,6 +166,7 @@ impl Args {
         let options = Options {
             run_time: self.run_time.unwrap_or(defaults.run_time),
             state: self.state.unwrap_or_else(|| STATE.into()),
+            allow_dropped_state: self.allow_dropped_state,
             slots: self.slots,
             memory_bytes: self.memory.unwrap_or(512 << 20),
             window_ms: ms(self.window, defaults.window_ms),
