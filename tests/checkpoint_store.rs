@@ -248,7 +248,26 @@ fn a_failing_removal_never_fails_the_job() {
     job.checkpoint(&pages(40), 60);
     job.store.step(&mut job.disk, 0);
     job.disk.drive();
-    assert!(disk_bytes(&job.disk) < much / 2, "what could not be removed then is removed later");
+    assert!(disk_bytes(&job.disk) < much, "what could not be removed then is removed later");
+}
+
+#[test]
+fn extents_that_nothing_reaches_any_more_are_written_again_instead_of_new_ones() {
+    let mut job = Job::start(MemoryDisk::default(), small_options()).unwrap();
+    for round in 0..60 {
+        job.checkpoint(&pages(40), round);
+    }
+    let extents =
+        |disk: &MemoryDisk| disk.files.keys().filter(|path| path.to_string_lossy().contains("extent")).count();
+    let (before, from) = (extents(&job.disk), job.disk.log.len());
+    for round in 60..120 {
+        job.checkpoint(&pages(40), round);
+    }
+    let count = |verb: &str| job.disk.log[from..].iter().filter(|(logged, _)| *logged == verb).count();
+    assert!(count("rename") > 0 && count("remove") == 0, "{} renamed, {} removed", count("rename"), count("remove"));
+    assert_eq!(extents(&job.disk), before);
+    let committed = job.committed.clone();
+    assert_eq!(restart(job).model, committed);
 }
 
 #[test]

@@ -44,6 +44,11 @@ impl CheckpointStore {
 
     fn succeeded(&mut self, io: &mut dyn Io, active: &mut Active, op: Op, output: IoOutput) {
         match (op, output, active.opening) {
+            (Op::RenameExtent(_), _, Some(Opening { number, .. })) => {
+                let path = self.dir.join(format::extent_name(number));
+                let token = io.submit(IoOp::Open { path, mode: OpenMode::ReadWrite, direct: true });
+                active.ops.push((token, Op::OpenExtent));
+            }
             (Op::OpenExtent, IoOutput::File(file), Some(opening)) => {
                 active.opening = Some(Opening { file: Some(file), ..opening });
                 active.created.insert(opening.number, file);
@@ -63,7 +68,18 @@ impl CheckpointStore {
 
     fn failed(&mut self, active: &mut Active, op: Op, error: IoError) {
         match op {
-            Op::OpenExtent => active.opening = None,
+            Op::RenameExtent(number) => {
+                if let Some(opening) = active.opening.take() {
+                    self.condemned.insert(number);
+                    self.extents.insert(number, opening.len_bytes);
+                }
+            }
+            Op::OpenExtent => {
+                if let Some(opening) = active.opening.take() {
+                    self.condemned.insert(opening.number);
+                    self.extents.insert(opening.number, opening.len_bytes);
+                }
+            }
             Op::AllocateExtent(number) => {
                 active.opening = None;
                 active.condemned.insert(number);
@@ -139,10 +155,17 @@ impl CheckpointStore {
         }
         let number = self.next_extent;
         self.next_extent = number.saturating_add(1);
+        let path = self.dir.join(format::extent_name(number));
+        if let Some(index) = self.spares.iter().position(|spare| spare.1 >= room_bytes) {
+            let (spare, len_bytes) = self.spares.swap_remove(index);
+            active.opening = Some(Opening { number, len_bytes, file: None });
+            let token = io.submit(IoOp::Rename { from: self.dir.join(format::extent_name(spare)), to: path });
+            active.ops.push((token, Op::RenameExtent(spare)));
+            return true;
+        }
         let len_bytes = self.next_extent_bytes.max(room_bytes);
         self.next_extent_bytes = (self.next_extent_bytes * 2).min(self.options.extent_bytes_max);
         active.opening = Some(Opening { number, len_bytes, file: None });
-        let path = self.dir.join(format::extent_name(number));
         let token = io.submit(IoOp::Open { path, mode: OpenMode::CreateNew, direct: true });
         active.ops.push((token, Op::OpenExtent));
         true
@@ -411,6 +434,7 @@ impl CheckpointStore {
             let len_bytes = self.extents.remove(&number).unwrap_or(0);
             self.remove_extent(io, number, len_bytes);
         }
+        self.condemned.extend(active.condemned.iter().filter(|number| self.extents.contains_key(number)));
         self.current = active.began_in.filter(|extent| !active.condemned.contains(&extent.number));
         if let Some(condemned) = active.began_in.filter(|extent| active.condemned.contains(&extent.number)) {
             self.close_later(io, condemned.file);

@@ -180,6 +180,10 @@ pub struct CheckpointStore {
     extents: BTreeMap<u32, u64>,
     /// The extent that is being filled.
     current: Option<Extent>,
+    /// Extents that nothing reaches any more, kept to be written again, with their lengths.
+    spares: Vec<(u32, u64)>,
+    /// Extents of failed writes or flushes that are still reached.
+    condemned: BTreeSet<u32>,
     /// Alive while somebody may still read the restored checkpoint.
     restored_alive: Weak<()>,
     restored_extents: BTreeSet<u32>,
@@ -285,6 +289,8 @@ struct Queued {
 #[derive(Clone, Copy, Debug)]
 enum Op {
     WriteExtent(u32),
+    /// Gives a spare extent its new name; the old number.
+    RenameExtent(u32),
     OpenExtent,
     AllocateExtent(u32),
     SyncExtent(u32),

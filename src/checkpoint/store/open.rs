@@ -83,6 +83,8 @@ impl CheckpointStore {
             superblock: None,
             old_superblocks: catalog.superblock_numbers.iter().copied().collect(),
             extents,
+            spares: Vec::new(),
+            condemned: BTreeSet::new(),
             current: None,
             restored_alive: Weak::new(),
             restored_extents: BTreeSet::new(),

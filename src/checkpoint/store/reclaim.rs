@@ -1,6 +1,6 @@
 //! What is kept and what goes: retained checkpoints, unreachable extents, pages that must move so that extents die.
 //!
-//! Page chains keep old images alive, so extents would rarely become unreachable by themselves. Once all extents together take
+//! Page chains keep old images alive, so extents would rarely become unreachable by themselves. Once they together take
 //! half as much again as what lives in them, and one extent more, those that are less than half alive are emptied, the emptiest first,
 //! a bounded number of bytes per checkpoint, by asking for images of the pages that live there. Long chains are asked for at lengths spread by page, so that they do not all become images at once.
 
@@ -9,6 +9,10 @@ use crate::checkpoint::format::{extent_name, superblock_name};
 use crate::checkpoint::snapshot::PageKey;
 use crate::io::{FileId, Io, IoOp};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// How many extents are kept to be written again. The blocks of a new file must be entered into the file system's journal when they are
+/// flushed; those of one that was written before need not be.
+const SPARES_MAX: usize = 2;
 
 impl CheckpointStore {
     /// Which pages the next checkpoint must hand over as images. Ask before every `begin`; costs a walk over the page map
@@ -38,7 +42,9 @@ impl CheckpointStore {
     /// The emptiest extents whose living pieces fit into what may move at once; at least one if any is half dead. None while there is room.
     fn extents_to_empty(&self) -> BTreeSet<u32> {
         let live: u64 = self.map.live_bytes().values().sum();
-        if self.extents.values().sum::<u64>() <= live + live / 2 + self.next_extent_bytes {
+        // Those in which nothing lives go by themselves, with the last retained checkpoint that reaches them.
+        let taken: u64 = self.map.live_bytes().keys().filter_map(|number| self.extents.get(number)).sum();
+        if taken <= live + live / 2 + self.next_extent_bytes {
             return BTreeSet::new();
         }
         let current = self.current.map(|extent| extent.number);
@@ -68,7 +74,7 @@ impl CheckpointStore {
         }
     }
 
-    /// Removes what no retained checkpoint, no reader and no writer needs. Failures are logged and tried again later.
+    /// Removes what no retained checkpoint, no reader and no writer needs, but for a few extents to be written again. Failures are logged and tried again later.
     pub(super) fn remove_unreachable(&mut self, io: &mut dyn Io) {
         let mut needed: BTreeSet<u32> = self.retained.iter().flat_map(|kept| kept.extents.iter().copied()).collect();
         needed.extend(self.current.map(|extent| extent.number));
@@ -79,7 +85,12 @@ impl CheckpointStore {
             std::mem::take(&mut self.extents).into_iter().partition(|(number, _)| needed.contains(number));
         self.extents = kept;
         for (number, len_bytes) in gone {
-            self.remove_extent(io, number, len_bytes);
+            let is_condemned = self.condemned.remove(&number);
+            if !is_condemned && len_bytes >= self.next_extent_bytes && self.spares.len() < SPARES_MAX {
+                self.spares.push((number, len_bytes));
+            } else {
+                self.remove_extent(io, number, len_bytes);
+            }
         }
         for number in std::mem::take(&mut self.old_superblocks) {
             let token = io.submit(IoOp::Remove { path: self.dir.join(superblock_name(number)) });
@@ -109,6 +120,7 @@ impl CheckpointStore {
                         Background::Closing => {}
                         _ if error.kind == std::io::ErrorKind::NotFound => {}
                         Background::RemovingExtent(number, len_bytes) => {
+                            self.condemned.insert(number);
                             self.extents.insert(number, len_bytes);
                         }
                         Background::RemovingSuperblock(number) => {
