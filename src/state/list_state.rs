@@ -114,7 +114,7 @@ impl<K: Key + ?Sized, V: StateValue> ListState<K, V> {
     /// Calls `each` with every element in order.
     pub fn for_each(&self, key: &Hashed<K>, mut each: impl FnMut(V)) {
         let table = self.table.borrow();
-        for index in 0..list_len(&table, key) {
+        for index in table.indices_below(list_len(&table, key)) {
             if let Some(value) = self.element(&table, key, index) {
                 each(value);
             }
@@ -133,7 +133,7 @@ impl<K: Key + ?Sized, V: StateValue> ListState<K, V> {
         } else {
             set_list_len(&mut table, key, len)?;
         }
-        for index in len..old_len {
+        for index in table.indices_below(old_len).skip(len as usize) {
             self.at(key, index, |address| table.delete(address));
         }
         Ok(())

@@ -149,7 +149,7 @@ impl<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue> MapState<K, MK, V> {
     pub fn for_each(&self, key: &Hashed<K>, mut each: impl FnMut(&[u8], V)) {
         let table = self.table.borrow();
         let len = map_len(&table, key);
-        for index in 0..len {
+        for index in table.indices_below(len) {
             if let Some(map_key) = self.map_key(&table, key, index)
                 && let Some((_, Some(value))) = self.entry(&table, key, &map_key, len)
             {
@@ -161,7 +161,7 @@ impl<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue> MapState<K, MK, V> {
     /// Removes the key's map.
     pub fn clear(&self, key: &Hashed<K>) {
         let mut table = self.table.borrow_mut();
-        for index in 0..map_len(&table, key) {
+        for index in table.indices_below(map_len(&table, key)) {
             if let Some(map_key) = self.map_key(&table, key, index) {
                 self.at_key(key, &map_key, |address| table.delete(address));
             }
