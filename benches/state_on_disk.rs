@@ -83,11 +83,7 @@ fn directory(name: &str) -> PathBuf {
 }
 
 /// Random keys behind the first `keys`, each of which comes once.
-fn job(
-    keys: u64,
-    per_second: Option<f64>,
-    seen: impl FnMut(&Reading) + Clone + Send + Sync + 'static,
-) -> Job {
+fn job(keys: u64, per_second: Option<f64>, seen: impl FnMut(&Reading) + Clone + Send + Sync + 'static) -> Job {
     let mut seen = seen;
     let job = Job::new("state-on-disk");
     let mut source = Generator::new(|n: u64| n);

@@ -13,6 +13,7 @@ use super::slotted_page::{self, VALUE_LEN_MAX};
 use super::table::{Address, EntryAt, Table};
 use super::{KeyGroup, StateError};
 use crate::record::Key;
+use std::ops::Range;
 
 /// The kinds of entries: what keeps several entries of one key apart.
 pub(super) const VALUE: u8 = 0;
@@ -112,6 +113,17 @@ impl Table {
             self.remove_chunks(address, old);
         }
         Ok(())
+    }
+
+    /// The indices of a list or map of this length: not more than there are entries, whatever damaged bytes say, as far as all of them are in
+    /// memory to be counted.
+    pub fn indices_below(&self, len: u32) -> Range<u32> {
+        const BELIEVED_MAX: u32 = 1 << 16;
+        0..if len <= BELIEVED_MAX || self.has_absent() {
+            len
+        } else {
+            len.min(u32::try_from(self.live()).unwrap_or(u32::MAX))
+        }
     }
 
     /// Removes an entry with its chunks; answers whether there was one.

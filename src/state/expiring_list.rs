@@ -150,8 +150,8 @@ impl<K: Key + ?Sized, V: StateValue> ExpiringList<K, V> {
         let table = &mut *self.table.borrow_mut();
         let head = head_address(key);
         let Some(run) = table.run(head) else { return };
-        let mut left = run.count;
-        for index in run.first..run.end {
+        let (mut left, mut first) = (run.count, None);
+        for index in table.indices(key.group, LIST_ELEMENT, key.key.bytes(), run) {
             if left == 0 {
                 break;
             }
@@ -163,6 +163,7 @@ impl<K: Key + ?Sized, V: StateValue> ExpiringList<K, V> {
                     table.remove_element(key.group, address.key);
                     return true;
                 }
+                first.get_or_insert(index);
                 if let Some(stamp) = self.lifetime.stamp_of_reading(stamp) {
                     table.restamp(address, stamp);
                 }
@@ -172,15 +173,8 @@ impl<K: Key + ?Sized, V: StateValue> ExpiringList<K, V> {
                 break;
             }
         }
-        if let Some(mut now) = table.run(head)
-            && left == 0
-        {
-            // Nothing is before the first element found; gaps there are not looked at again.
-            while now.first < now.end && !self.at(key, now.first, |address| table.find(table.layout, address).is_some())
-            {
-                now.first += 1;
-            }
-            table.set_run(head, now);
+        if let Some(first) = first {
+            table.shorten_run(head, first);
         }
         table.sweep();
     }
@@ -190,7 +184,7 @@ impl<K: Key + ?Sized, V: StateValue> ExpiringList<K, V> {
         let head = head_address(key);
         let Some(old) = table.run(head) else { return Ok(()) };
         let mut moved = Run { first: old.end, end: old.end, count: 0 };
-        for index in old.first..old.end {
+        for index in table.indices(key.group, LIST_ELEMENT, key.key.bytes(), old) {
             let value = self.at(key, index, |address| table.read(address, <[u8]>::to_vec));
             let Some(value) = value else { continue };
             if stamp_of(&value).is_none_or(|stamp| self.lifetime.has_expired(stamp)) {
@@ -214,7 +208,7 @@ impl<K: Key + ?Sized, V: StateValue> ExpiringList<K, V> {
     }
 
     fn delete_all(&self, table: &mut Table, key: &Hashed<K>, run: Run) {
-        for index in run.first..run.end {
+        for index in table.indices(key.group, LIST_ELEMENT, key.key.bytes(), run) {
             self.at(key, index, |address| table.delete(address));
         }
     }

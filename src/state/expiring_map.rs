@@ -184,7 +184,7 @@ impl<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue> ExpiringMap<K, MK, V> {
     pub fn clear(&self, key: &Hashed<K>) {
         let table = &mut *self.table.borrow_mut();
         let Some(run) = table.run(head_address(key)) else { return };
-        for index in run.first..run.end {
+        for index in table.indices(key.group, MAP_KEY, key.key.bytes(), run) {
             if let Some(map_key) = self.map_key(table, key, index) {
                 self.at_key(key, &map_key, |address, _| table.delete(address));
                 self.at_index(key, index, |address| table.delete(address));
@@ -217,27 +217,23 @@ impl<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue> ExpiringMap<K, MK, V> {
         let table = &mut *self.table.borrow_mut();
         let head = head_address(key);
         let Some(run) = table.run(head) else { return };
-        let mut left = run.count;
-        for index in run.first..run.end {
+        let (mut left, mut first) = (run.count, None);
+        for index in table.indices(key.group, MAP_KEY, key.key.bytes(), run) {
             if left == 0 {
                 break;
             }
             let Some(map_key) = self.map_key(table, key, index) else { continue };
             left -= 1;
-            let goes_on =
-                self.alive(table, key, &map_key, |table, address, stamp, _| each(table, &map_key, address, stamp));
+            let goes_on = self.alive(table, key, &map_key, |table, address, stamp, _| {
+                first.get_or_insert(index);
+                each(table, &map_key, address, stamp)
+            });
             if goes_on == Some(false) {
                 break;
             }
         }
-        if let Some(mut now) = table.run(head)
-            && left == 0
-        {
-            // Gaps before the first entry are not looked at again.
-            while now.first < now.end && !self.at_index(key, now.first, |at| table.find(table.layout, at).is_some()) {
-                now.first += 1;
-            }
-            table.set_run(head, now);
+        if let Some(first) = first {
+            table.shorten_run(head, first);
         }
         table.sweep();
     }
@@ -265,7 +261,7 @@ impl<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue> ExpiringMap<K, MK, V> {
         let Some(old) = table.run(head) else { return Ok(()) };
         let mut moved = Run { first: old.end, end: old.end, count: 0 };
         let mut map_keys = Vec::new();
-        for index in old.first..old.end {
+        for index in table.indices(key.group, MAP_KEY, key.key.bytes(), old) {
             let Some(map_key) = self.map_key(table, key, index) else { continue };
             if self.alive(table, key, &map_key, |_, _, _, _| ()).is_none() {
                 continue;
@@ -294,7 +290,7 @@ impl<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue> ExpiringMap<K, MK, V> {
     }
 
     fn delete_map_keys(&self, table: &mut Table, key: &Hashed<K>, run: Run) {
-        for index in run.first..run.end {
+        for index in table.indices(key.group, MAP_KEY, key.key.bytes(), run) {
             self.at_index(key, index, |address| table.delete(address));
         }
     }

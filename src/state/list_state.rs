@@ -113,7 +113,9 @@ impl<K: Key + ?Sized, V: StateValue> ListState<K, V> {
 
     /// Calls `each` with every element in order.
     pub fn for_each(&self, key: &Hashed<K>, mut each: impl FnMut(V)) {
-        for index in 0..self.len(key) {
+        let len = self.len(key);
+        let indices = self.table.borrow().indices_below(len);
+        for index in indices {
             let value = self.element(&mut self.table.borrow_mut(), key, index);
             value.into_iter().for_each(&mut each);
         }
@@ -131,7 +133,7 @@ impl<K: Key + ?Sized, V: StateValue> ListState<K, V> {
         } else {
             set_list_len(&mut table, key, len)?;
         }
-        for index in len..old_len {
+        for index in table.indices_below(old_len).skip(len as usize) {
             self.at(key, index, |address| table.delete(address));
         }
         Ok(())

@@ -150,7 +150,8 @@ impl<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue> MapState<K, MK, V> {
     /// Calls `each` with every map key's bytes and value, in the map's order.
     pub fn for_each(&self, key: &Hashed<K>, mut each: impl FnMut(&[u8], V)) {
         let len = self.len(key);
-        for index in 0..len {
+        let indices = self.table.borrow().indices_below(len);
+        for index in indices {
             let mut table = self.table.borrow_mut();
             let Some(map_key) = self.map_key(&mut table, key, index) else { continue };
             let entry = self.entry(&mut table, key, &map_key, len);
@@ -164,7 +165,8 @@ impl<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue> MapState<K, MK, V> {
     /// Removes the key's map.
     pub fn clear(&self, key: &Hashed<K>) {
         let mut table = self.table.borrow_mut();
-        for index in 0..map_len(&mut table, key) {
+        let len = map_len(&mut table, key);
+        for index in table.indices_below(len) {
             if let Some(map_key) = self.map_key(&mut table, key, index) {
                 self.at_key(key, &map_key, |address| table.delete(address));
             }
