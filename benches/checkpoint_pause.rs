@@ -7,6 +7,7 @@
 //! The same job runs without and with checkpoints. Pauses: every update is uniform over all keys of 256 MiB to 4 GiB of state, so each
 //! checkpoint finds dirty slots on every page. Limit: the gaps that the machine itself tears into a spinning thread in the same run.
 //! Throughput: the rate with checkpoints over the rate without, when all of 1 M keys change and when 1 % of them do.
+//! `--only=pauses` or `throughput` runs a part, `--state-mib=N` another size of state.
 #![allow(clippy::disallowed_methods, reason = "a bench reads clocks itself")]
 
 #[path = "support/hiccup.rs"]
@@ -51,18 +52,26 @@ struct Run {
 fn main() {
     let mut bench = Bench::start("checkpoint_pause");
     let quick = bench.is_quick();
-    let sizes: &[u64] = if quick { &[16] } else { &[256, 1024, 4096] };
+    let only = std::env::args().find_map(|arg| Some(arg.strip_prefix("--only=")?.to_owned()));
+    let runs_part = |part: &str| only.as_ref().is_none_or(|only| only == part);
+    let asked: Vec<u64> = std::env::args().filter_map(|arg| arg.strip_prefix("--state-mib=")?.parse().ok()).collect();
+    let sizes: &[u64] = match (runs_part("pauses"), asked.is_empty(), quick) {
+        (false, ..) => &[],
+        (true, false, _) => &asked,
+        (true, true, true) => &[16],
+        (true, true, false) => &[256, 1024, 4096],
+    };
     let second = Duration::from_secs(1);
     for &state_mib in sizes {
         let keys = (state_mib << 20) / BYTES_PER_KEY;
-        let seconds = if quick { 1 } else { 15 };
+        let seconds = if quick { 1 } else { 10 };
         let probe = hiccup::gaps(Duration::from_secs(seconds));
         let job = |every| run(Load { keys, changed: keys, is_timed: true }, Duration::from_secs(seconds), every);
         let (without, with) = (job(None), job(Some(second)));
         pauses(&mut bench, state_mib, &probe, &without, &with);
     }
     let keys = if quick { 100_000 } else { 1_000_000 };
-    for changed in [keys / 100, keys] {
+    for changed in [keys / 100, keys].into_iter().filter(|_| runs_part("throughput")) {
         throughput(&mut bench, Load { keys, changed, is_timed: false });
     }
     bench.finish();
@@ -96,7 +105,7 @@ fn pauses(bench: &mut Bench, state_mib: u64, probe: &Histogram<u64>, without: &R
 
 /// With checkpoints over without, interleaved.
 fn throughput(bench: &mut Bench, load: Load) {
-    let (runs, seconds) = if bench.is_quick() { (1, 0.5) } else { (5, 4.0) };
+    let (runs, seconds) = if bench.is_quick() { (1, 0.5) } else { (5, 3.0) };
     let intervals = [(None, 1.0), (Some(1000), 0.9), (Some(100), 0.85)];
     let mut rates = [const { Vec::new() }; 3];
     let mut last = [const { None }; 3];

@@ -41,10 +41,10 @@ const VERTEX: &str = "bench";
 
 fn main() {
     let mut bench = Bench::start("checkpoint_store");
-    let (state_mib, runs) = if bench.is_quick() { (16, 1) } else { (512, 5) };
+    let (state_mib, runs) = if bench.is_quick() { (16, 1) } else { (256, 5) };
     let keys = (state_mib << 20) / 32;
     let mut checkpoints = Checkpoints::open(keys);
-    let mut queue = DiskQueue::open(if bench.is_quick() { 16 } else { 512 }).expect("target/ can be written");
+    let mut queue = DiskQueue::open(if bench.is_quick() { 16 } else { 256 }).expect("target/ can be written");
     let (mut raw, mut full) = (Vec::new(), Vec::new());
     for _ in 0..runs {
         raw.push(queue.write_mb_s(4).expect("target/ can be written"));
@@ -59,26 +59,34 @@ fn main() {
     for (share, goal) in [(0.001, 1.6), (0.01, 1.5), (0.1, 1.3)] {
         bytes_written(&mut bench, &mut checkpoints, keys, share, goal);
     }
-    let rounds = if bench.is_quick() { 10 } else { 200 };
+    commits(&mut bench, &mut queue, &mut checkpoints, &format!("1 MiB changed of {state_mib} MiB"));
+    drop(checkpoints);
+    let mut checkpoints = Checkpoints::open((MIB / CELL_BYTES) as u64);
+    commits(&mut bench, &mut queue, &mut checkpoints, "1 MiB changed, all there is");
+    bench.finish();
+}
+
+/// From barrier to commit, and bare writes in between.
+fn commits(bench: &mut Bench, queue: &mut DiskQueue, checkpoints: &mut Checkpoints, scenario: &str) {
+    checkpoints.make(SnapshotKind::Full);
     let (mut commits, mut bare) = (histogram(), histogram());
-    for _ in 0..rounds {
+    for _ in 0..if bench.is_quick() { 10 } else { 100 } {
         bare.saturating_record(queue.durable_mib().expect("target/ can be written").as_nanos() as u64);
         checkpoints.change((MIB / CELL_BYTES) as u64);
         commits.saturating_record(checkpoints.make(SnapshotKind::Incremental).took.as_nanos() as u64);
     }
     for (metric, quantile, goal) in [("p50", 0.5, Some(1.5)), ("p99", 0.99, None)] {
         let us = |times: &Histogram<u64>| times.value_at_quantile(quantile) as f64 / 1e3;
-        let figure = Figure::new("barrier to commit, 1 MiB changed", metric, us(&commits), "us");
+        let figure = Figure::new(format!("barrier to commit, {scenario}"), metric, us(&commits), "us");
         bench.figure(Figure { limit: Some(us(&bare)), goal, ..figure });
     }
-    bench.finish();
 }
 
 /// Checkpoints with this share of all keys changed: one right after a full one, and many in a row.
 fn bytes_written(bench: &mut Bench, checkpoints: &mut Checkpoints, keys: u64, share: f64, goal: f64) {
     checkpoints.make(SnapshotKind::Full);
     let count = (keys as f64 * share) as u64;
-    let rounds = if bench.is_quick() { 4 } else { 24 };
+    let rounds = if bench.is_quick() { 4 } else { 12 };
     let per_byte = |bytes: u64| bytes as f64 / (count as f64 * CELL_BYTES);
     let written: Vec<u64> = (0..rounds)
         .map(|_| {

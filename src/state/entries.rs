@@ -87,11 +87,15 @@ impl Table {
 
     /// Writes the value of an entry, new or not: `store` fills in `len` bytes. An error leaves the old value.
     pub fn write(&mut self, address: Address, len: usize, store: impl FnOnce(&mut [u8])) -> Result<(), StateError> {
-        let old = self.find(self.layout, address).and_then(|entry| self.root_of(entry));
-        let is_long = len > VALUE_LEN_MAX && self.layout == Layout::Slotted;
-        if self.layout == Layout::Slotted && address.key.len() > KEY_LEN_MAX {
+        if self.layout != Layout::Slotted {
+            store(self.value_for(address, len, false)?);
+            return Ok(());
+        }
+        if address.key.len() > KEY_LEN_MAX {
             return Err(self.key_too_long(address.key.len()));
         }
+        let old = self.find(self.layout, address).and_then(|entry| self.root_of(entry));
+        let is_long = len > VALUE_LEN_MAX;
         if !is_long {
             store(self.value_for(address, len, false)?);
         } else {
