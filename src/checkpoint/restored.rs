@@ -1,11 +1,14 @@
 //! The checkpoint a job starts from: what its manifest says and where its pages lie. Immutable, shared by all tasks.
 
 use super::CheckpointId;
-use super::catalog::Loaded;
+use super::catalog::{Depth, LoadFault, Loaded, Reader};
+use super::error::RestoreError;
 use super::format;
 use super::manifest::{Manifest, SnapshotKind};
 use super::page_map::{PageMap, PieceRef};
 use super::snapshot::{OperatorBlob, PageKey, StateDescriptor};
+use crate::io::Io;
+use crate::memory::Arena;
 use crate::state::KeyGroupRange;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -45,6 +48,41 @@ impl RestoredCheckpoint {
             map,
             dir: dir.to_owned(),
             _extents_pinned: extents_pinned,
+        }
+    }
+
+    /// The newest intact checkpoint of a directory that is only read: a savepoint, or the directory of a job that does not run.
+    /// Blocks. Nothing is locked or written, and nobody keeps the files: they must stay as long as they are read. `asked` is the
+    /// job it must be of.
+    pub fn of_savepoint(
+        io: &mut dyn Io,
+        arena: &Arena,
+        dir: &Path,
+        asked: Option<&str>,
+    ) -> Result<Arc<Self>, RestoreError> {
+        let mut reader = Reader::new(io, arena, dir);
+        let catalog = match reader.catalog(asked) {
+            Err(RestoreError::OtherJob { dir, found, asked }) => {
+                return Err(RestoreError::SavepointOfOtherJob { dir, found, asked });
+            }
+            catalog => catalog?,
+        };
+        let mut damages = catalog.damages;
+        for superblock in &catalog.checkpoints {
+            match reader.load(superblock, Depth::Added) {
+                Ok(loaded) => {
+                    for damage in &damages {
+                        tracing::error!(dir = %dir.display(), %damage, "the savepoint is damaged");
+                    }
+                    return Ok(Arc::new(Self::new(dir, loaded, Arc::new(()))));
+                }
+                Err(LoadFault::Refused(refusal)) => return Err(refusal),
+                Err(LoadFault::Damaged(found)) => damages.extend(found),
+            }
+        }
+        match (damages.is_empty(), catalog.extent_numbers.is_empty()) {
+            (true, true) => Err(RestoreError::NoCheckpoint { dir: dir.to_owned() }),
+            _ => Err(RestoreError::AllDamaged { dir: dir.to_owned(), damages }),
         }
     }
 

@@ -82,6 +82,8 @@ impl CheckpointStore {
             current: None,
             restored_alive: Weak::new(),
             restored_extents: BTreeSet::new(),
+            newest: None,
+            pins: Vec::new(),
             active: None,
             background: Vec::new(),
         };
