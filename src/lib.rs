@@ -19,6 +19,7 @@ pub mod io;
 pub mod job_manager;
 pub mod memory;
 pub mod metrics;
+pub mod offline;
 pub mod operator;
 pub mod record;
 pub mod sim;

@@ -155,6 +155,9 @@ pub enum SavepointError {
     /// The copy could not be written.
     #[error("the savepoint cannot be written: {0}")]
     Writing(#[from] CheckpointError),
+    /// The state could not be harvested.
+    #[error("the savepoint cannot be written: {0}")]
+    State(#[from] crate::state::StateError),
     /// An operation on the directory failed.
     #[error("the savepoint cannot be written: {0}")]
     Io(#[from] IoError),
@@ -252,6 +255,14 @@ pub enum RestoreError {
     NoCheckpoint {
         /// The directory.
         dir: PathBuf,
+    },
+    /// The directory holds checkpoints, but not this one.
+    #[error("\"{dir}\" does not hold checkpoint {asked}: see which it holds with `millstream checkpoints ls`")]
+    NotHeld {
+        /// The directory.
+        dir: PathBuf,
+        /// The checkpoint asked for.
+        asked: CheckpointId,
     },
     /// Written by a later version of the program.
     #[error("\"{path}\" has format version {found}, this program reads up to {FORMAT_VERSION}: use the newer program")]

@@ -14,6 +14,7 @@ mod manifest;
 mod page_map;
 mod restored;
 mod savepoint;
+mod savepoint_pieces;
 mod snapshot;
 mod store;
 mod superblock;
@@ -29,9 +30,11 @@ pub use loader::{LoadedPiece, PieceLoader};
 pub use manifest::SnapshotKind;
 pub use page_map::PieceRef;
 pub use restored::RestoredCheckpoint;
-pub use savepoint::{Savepoint, SavepointCopy};
+pub use savepoint::{Savepoint, SavepointContents, SavepointCopy};
 pub use snapshot::{OperatorBlob, PageKey, Piece, PieceBlock, PieceKind, StateDescriptor, SubtaskSnapshot};
-pub use store::{CheckpointPlan, CheckpointStore, ImagesNeeded, JobIdentity, OpenedStore, StoreEvent, StoreOptions};
+pub use store::{
+    CheckpointPlan, CheckpointStore, ImagesNeeded, JobIdentity, OpenedStore, Pruned, StoreEvent, StoreOptions,
+};
 pub use verify::{CheckpointSummary, VerifyReport, list, verify};
 
 /// The number of a checkpoint; they grow by one, over restarts too. The first is 1.

@@ -2,11 +2,12 @@
 
 use super::CheckpointId;
 use super::catalog::{Depth, LoadFault, Loaded, Reader};
-use super::error::RestoreError;
-use super::format;
+use super::error::{Damage, RestoreError};
+use super::format::{self, BlockFault};
 use super::manifest::{Manifest, SnapshotKind};
 use super::page_map::{PageMap, PieceRef};
 use super::snapshot::{OperatorBlob, PageKey, StateDescriptor};
+use super::superblock::Superblock;
 use crate::io::Io;
 use crate::memory::Arena;
 use crate::state::KeyGroupRange;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct RestoredCheckpoint {
     id: CheckpointId,
+    job_name: String,
     created_wall_ms: i64,
     kind: SnapshotKind,
     max_parallelism: u16,
@@ -33,12 +35,13 @@ impl RestoredCheckpoint {
     pub(super) fn new(dir: &Path, loaded: Loaded, extents_pinned: Arc<()>) -> Self {
         let Loaded { manifest, map } = loaded;
         let kind = kind_of(&manifest);
-        let Manifest { checkpoint, created_wall_ms, max_parallelism, vertices, states, blobs, .. } = manifest;
+        let Manifest { checkpoint, job_name, created_wall_ms, max_parallelism, vertices, states, blobs, .. } = manifest;
         let mut states: Vec<StateDescriptor> = states.into_iter().map(Into::into).collect();
         states.sort_by_key(|state| state.id);
         states.dedup_by_key(|state| state.id);
         Self {
             id: CheckpointId(checkpoint),
+            job_name,
             created_wall_ms,
             kind,
             max_parallelism,
@@ -89,6 +92,49 @@ impl RestoredCheckpoint {
     /// Its number.
     pub fn id(&self) -> CheckpointId {
         self.id
+    }
+
+    /// What can be read of a checkpoint, however damaged its directory is; blocks, and locks nothing. `asked` is its number, else the
+    /// newest is taken whose manifest is intact. Manifests are looked for block by block when the superblocks do not name the one.
+    pub fn rescue(
+        io: &mut dyn Io,
+        arena: &Arena,
+        dir: &Path,
+        asked: Option<CheckpointId>,
+    ) -> Result<(Arc<Self>, Vec<Damage>), RestoreError> {
+        let mut reader = Reader::new(io, arena, dir);
+        let catalog = reader.catalog(None)?;
+        let mut damages = catalog.damages;
+        let is_meant = |superblock: &Superblock| asked.is_none_or(|asked| asked.0 == superblock.checkpoint);
+        let mut named = catalog.checkpoints;
+        for round in 0..2 {
+            for superblock in named.iter().filter(|superblock| is_meant(superblock)) {
+                match reader.rescue(superblock) {
+                    Ok((loaded, found)) => {
+                        damages.extend(found);
+                        if round > 0 {
+                            damages.push(unnamed(dir, superblock));
+                        }
+                        return Ok((Arc::new(Self::new(dir, loaded, Arc::new(()))), damages));
+                    }
+                    Err(LoadFault::Refused(refusal)) => return Err(refusal),
+                    Err(LoadFault::Damaged(found)) => damages.extend(found),
+                }
+            }
+            if round == 0 {
+                named = reader.scan(&catalog.extent_numbers);
+            }
+        }
+        match (asked, damages.is_empty()) {
+            (None, true) => Err(RestoreError::NoCheckpoint { dir: dir.to_owned() }),
+            (Some(asked), true) => Err(RestoreError::NotHeld { dir: dir.to_owned(), asked }),
+            (_, false) => Err(RestoreError::AllDamaged { dir: dir.to_owned(), damages }),
+        }
+    }
+
+    /// The job it is of.
+    pub fn job_name(&self) -> &str {
+        &self.job_name
     }
 
     /// When it began, in milliseconds since the Unix epoch.
@@ -143,6 +189,18 @@ impl RestoredCheckpoint {
 
     pub(super) fn extent_path(&self, file: u32) -> PathBuf {
         self.dir.join(format::extent_name(file))
+    }
+}
+
+/// A manifest that was found although no superblock names it.
+fn unnamed(dir: &Path, found: &Superblock) -> Damage {
+    let lies = format!("its manifest was found at byte {}", found.manifest.offset);
+    Damage {
+        checkpoint: CheckpointId(found.checkpoint),
+        path: dir.join(format::extent_name(found.manifest.file)),
+        offset: found.manifest.offset,
+        what: "superblock".to_owned(),
+        fault: BlockFault::Malformed(format!("no readable superblock names this checkpoint, {lies}")),
     }
 }
 

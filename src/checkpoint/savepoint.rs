@@ -12,28 +12,22 @@
 //! `NAME` and the parent flushed. So a crash at any point leaves a complete savepoint or none: `NAME.tmp` is none, and the next
 //! savepoint of that name clears it. Here: the copying, a step machine. Not here: which checkpoint and when (`engine`).
 
+use super::CheckpointId;
 use super::error::{RestoreError, SavepointError};
 use super::lock::DirLock;
 use super::manifest::SnapshotKind;
 use super::restored::RestoredCheckpoint;
-use super::snapshot::{PageKey, Piece, PieceBlock, SubtaskSnapshot};
+use super::savepoint_pieces::SavepointPieces;
+use super::snapshot::{OperatorBlob, StateDescriptor, SubtaskSnapshot};
 use super::store::{CheckpointPlan, CheckpointStore, StoreEvent, StoreOptions};
-use super::{CheckpointId, LoadedPiece, PieceLoader};
 use crate::io::{Io, IoError, IoOp, IoOutput, IoToken};
-use crate::memory::{Arena, Buffer};
-use crate::state::KeyGroupRange;
-use std::collections::VecDeque;
+use crate::memory::Arena;
+use crate::state::{KeyGroupRange, StateBackend};
+use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Pieces are gathered into blocks of this size.
-const BLOCK_BYTES: usize = 256 << 10;
-/// Pieces copied per step.
-const PIECES_PER_STEP_MAX: usize = 64;
-/// Parts of a state looked at per step for pages.
-const KEY_GROUPS_PER_STEP_MAX: usize = 1024;
 
 /// A savepoint that was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,11 +42,28 @@ pub struct Savepoint {
     pub pages: u64,
 }
 
+/// What a savepoint holds beside its pages.
+#[derive(Clone, Debug)]
+pub struct SavepointContents {
+    /// Its number.
+    pub id: CheckpointId,
+    /// The job it belongs to.
+    pub job_name: String,
+    /// When its state was what it is, in milliseconds since the Unix epoch.
+    pub created_wall_ms: i64,
+    /// Into how many key groups the state is cut.
+    pub max_parallelism: u16,
+    /// The job vertices and how many subtasks each had; at least one.
+    pub vertices: BTreeMap<String, u32>,
+    /// The keyed states.
+    pub states: Vec<StateDescriptor>,
+    /// The operators' small states.
+    pub blobs: Vec<OperatorBlob>,
+}
+
 /// A savepoint being written; a step machine.
-#[derive(Debug)]
 pub struct SavepointCopy {
-    source: Arc<RestoredCheckpoint>,
-    job_name: String,
+    contents: SavepointContents,
     arena: Arena,
     dir: PathBuf,
     unfinished: PathBuf,
@@ -60,21 +71,9 @@ pub struct SavepointCopy {
     phase: Phase,
     lock: Option<DirLock>,
     store: Option<CheckpointStore>,
-    loader: Option<PieceLoader>,
-    next: Cursor,
-    filling: Option<(Buffer, Vec<Piece>)>,
-    /// A block the store had no room for yet.
-    held: Option<PieceBlock>,
-    blocks: u32,
+    pieces: Option<SavepointPieces>,
     written: Option<Savepoint>,
     failure: Option<SavepointError>,
-}
-
-/// The next key group whose pages are asked for.
-#[derive(Clone, Copy, Debug, Default)]
-struct Cursor {
-    state: usize,
-    key_group: u16,
 }
 
 #[derive(Debug)]
@@ -137,13 +136,48 @@ impl Script {
 }
 
 impl SavepointCopy {
-    /// Starts to copy `source`, a checkpoint of the job of this name, into the directory `dir`, which must not exist.
-    /// Buffers are borrowed from `arena`; all calls must be given the same `Io`.
+    /// Starts to copy `source` into the directory `dir`, which must not exist. Buffers are borrowed from `arena`; all calls must be
+    /// given the same `Io`.
     pub fn start(
         io: &mut dyn Io,
         arena: &Arena,
         source: Arc<RestoredCheckpoint>,
-        job_name: &str,
+        dir: &Path,
+        options: StoreOptions,
+    ) -> Result<Self, SavepointError> {
+        let contents = SavepointContents {
+            id: source.id(),
+            job_name: source.job_name().to_owned(),
+            created_wall_ms: source.created_wall_ms(),
+            max_parallelism: source.max_parallelism(),
+            vertices: source.parallelism().clone(),
+            states: source.states().to_vec(),
+            blobs: source.all_blobs().to_vec(),
+        };
+        let pieces = SavepointPieces::of_checkpoint(source, arena);
+        Self::start_with(io, arena, contents, pieces, dir, options)
+    }
+
+    /// Starts to write what `backend` holds. The barrier of its snapshot is made here.
+    pub fn start_from_backend(
+        io: &mut dyn Io,
+        arena: &Arena,
+        contents: SavepointContents,
+        mut backend: StateBackend,
+        dir: &Path,
+        options: StoreOptions,
+    ) -> Result<Self, SavepointError> {
+        // What was loaded into it is not in this directory.
+        backend.request_full();
+        backend.barrier(contents.id);
+        Self::start_with(io, arena, contents, SavepointPieces::of_backend(backend), dir, options)
+    }
+
+    fn start_with(
+        io: &mut dyn Io,
+        arena: &Arena,
+        contents: SavepointContents,
+        pieces: SavepointPieces,
         dir: &Path,
         options: StoreOptions,
     ) -> Result<Self, SavepointError> {
@@ -153,9 +187,7 @@ impl SavepointCopy {
         let options = StoreOptions { blocks_queued_max: 4, writes_in_flight_max: 4, ..options };
         let phase = Phase::Looking(io.submit(IoOp::List { path: dir.to_owned() }));
         Ok(Self {
-            loader: Some(PieceLoader::new(source.clone(), arena.clone())),
-            source,
-            job_name: job_name.to_owned(),
+            contents,
             arena: arena.clone(),
             unfinished: dir.with_file_name(unfinished),
             dir: dir.to_owned(),
@@ -163,10 +195,7 @@ impl SavepointCopy {
             phase,
             lock: None,
             store: None,
-            next: Cursor::default(),
-            filling: None,
-            held: None,
-            blocks: 0,
+            pieces: Some(pieces),
             written: None,
             failure: None,
         })
@@ -290,15 +319,14 @@ impl SavepointCopy {
 
     fn open(&mut self, now_ns: u64) -> Result<(), SavepointError> {
         let (arena, lock) = (&self.arena, self.lock.take());
-        let mut store =
-            CheckpointStore::in_empty_directory(arena, &self.unfinished, &self.job_name, self.options, lock);
-        let vertices = self.source.parallelism().iter().map(|(name, count)| (name.clone(), *count)).collect();
+        let SavepointContents { id, job_name, created_wall_ms, max_parallelism, vertices, .. } = &self.contents;
+        let mut store = CheckpointStore::in_empty_directory(arena, &self.unfinished, job_name, self.options, lock);
         let plan = CheckpointPlan {
-            id: self.source.id(),
+            id: *id,
             kind: SnapshotKind::Full,
-            max_parallelism: self.source.max_parallelism(),
-            vertices,
-            created_wall_ms: self.source.created_wall_ms(),
+            max_parallelism: *max_parallelism,
+            vertices: vertices.iter().map(|(name, count)| (name.clone(), *count)).collect(),
+            created_wall_ms: *created_wall_ms,
         };
         store.begin(plan, now_ns)?;
         self.store = Some(store);
@@ -308,113 +336,32 @@ impl SavepointCopy {
 
     fn copy(&mut self, io: &mut dyn Io, now_ns: u64) -> Result<(), SavepointError> {
         self.step_store(io, now_ns)?;
-        if !self.hand_over() {
-            return Ok(());
-        }
-        let asked_for_all = self.ask();
-        let Some(loader) = &mut self.loader else { return Ok(()) };
-        loader.step(io);
-        for _ in 0..PIECES_PER_STEP_MAX {
-            let Some(piece) = self.loader.as_mut().and_then(PieceLoader::next_piece) else { break };
-            self.add(&piece.map_err(SavepointError::Source)?)?;
-            if !self.hand_over() {
-                return Ok(());
-            }
-        }
-        if asked_for_all && self.loader.as_ref().is_some_and(PieceLoader::is_idle) {
-            self.close_block();
-            if self.hand_over() {
-                self.seal()?;
-            }
+        let (Some(store), Some(pieces)) = (&mut self.store, &mut self.pieces) else { return Ok(()) };
+        if let Some(blocks) = pieces.step(io, store)? {
+            self.seal(blocks)?;
         }
         Ok(())
-    }
-
-    /// Asks the loader for the next pages while few are on their way. Whether there are none left.
-    fn ask(&mut self) -> bool {
-        let (states, groups) = (self.source.states(), self.source.max_parallelism());
-        let Some(loader) = &mut self.loader else { return true };
-        for _ in 0..KEY_GROUPS_PER_STEP_MAX {
-            let Some(state) = states.get(self.next.state) else { return true };
-            if !loader.is_idle() {
-                break;
-            }
-            let group = self.next.key_group;
-            let asked: Vec<PageKey> = match group < groups {
-                true => {
-                    let range = KeyGroupRange { start: group, end: group + 1 };
-                    self.source.pages(state.id, range).map(|(page, _)| page).collect()
-                }
-                false => Vec::new(),
-            };
-            asked.into_iter().for_each(|page| {
-                loader.request(page);
-            });
-            self.next = match group + 1 < groups {
-                true => Cursor { key_group: group + 1, ..self.next },
-                false => Cursor { state: self.next.state + 1, key_group: 0 },
-            };
-        }
-        self.next.state >= states.len()
-    }
-
-    fn add(&mut self, piece: &LoadedPiece) -> Result<(), SavepointError> {
-        let bytes = piece.bytes();
-        if self.filling.as_ref().is_some_and(|(buffer, _)| buffer.remaining() < bytes.len() + 8) {
-            self.close_block();
-        }
-        if self.filling.is_none() {
-            let buffer = Buffer::take(&self.arena, "a savepoint", BLOCK_BYTES.max(bytes.len()))?;
-            self.filling = Some((buffer, Vec::new()));
-        }
-        if let Some((buffer, pieces)) = &mut self.filling {
-            let (offset, len) = (buffer.len() as u32, bytes.len() as u32);
-            let appended = buffer.append(bytes);
-            assert!(appended, "a block with room for the piece was made above");
-            buffer.pad_to(8);
-            pieces.push(Piece { page: piece.page, kind: piece.kind, offset, len });
-        }
-        Ok(())
-    }
-
-    /// The block that is being filled goes to the store; nothing else is held then.
-    fn close_block(&mut self) {
-        if let Some((buffer, pieces)) = self.filling.take() {
-            self.blocks += 1;
-            self.held = Some(PieceBlock { checkpoint: self.source.id(), buffer, pieces });
-        }
-    }
-
-    /// Whether no block waits for room in the store.
-    fn hand_over(&mut self) -> bool {
-        if let (Some(store), Some(block)) = (&mut self.store, self.held.take()) {
-            self.held = store.add_block(block).err();
-        }
-        self.held.is_none()
     }
 
     /// Every page is with the store: now what the subtasks said, and the commit.
-    fn seal(&mut self) -> Result<(), SavepointError> {
-        let (id, groups) = (self.source.id(), self.source.max_parallelism());
+    fn seal(&mut self, mut blocks: u32) -> Result<(), SavepointError> {
+        let SavepointContents { id, max_parallelism, vertices, states, blobs, .. } = &mut self.contents;
         let Some(store) = &mut self.store else { return Ok(()) };
-        let mut states = self.source.states().to_vec();
-        let mut blobs = self.source.all_blobs().to_vec();
-        let mut blocks = self.blocks;
-        for (vertex, parallelism) in self.source.parallelism() {
+        for (vertex, parallelism) in vertices {
             for subtask in 0..*parallelism {
                 let snapshot = SubtaskSnapshot {
                     vertex: vertex.clone(),
                     subtask,
-                    key_groups: KeyGroupRange::of_subtask(subtask, *parallelism, groups),
-                    states: std::mem::take(&mut states),
-                    blobs: std::mem::take(&mut blobs),
+                    key_groups: KeyGroupRange::of_subtask(subtask, *parallelism, *max_parallelism),
+                    states: std::mem::take(states),
+                    blobs: std::mem::take(blobs),
                     blocks: std::mem::take(&mut blocks),
                     harvest_ns: 0,
                 };
-                store.acknowledge(id, snapshot);
+                store.acknowledge(*id, snapshot);
             }
         }
-        store.seal(id)?;
+        store.seal(*id)?;
         self.phase = Phase::Committing;
         Ok(())
     }
@@ -440,8 +387,8 @@ impl SavepointCopy {
     }
 
     fn settle(&mut self, io: &mut dyn Io, now_ns: u64) {
-        if let Some(loader) = self.loader.take() {
-            loader.close(io);
+        if let Some(pieces) = self.pieces.take() {
+            pieces.close(io);
         }
         let Some(mut store) = self.store.take() else { return };
         store.step(io, now_ns);
@@ -468,7 +415,7 @@ impl SavepointCopy {
             Phase::Failing | Phase::ClosingFailed(_) | Phase::ListingFailed(_) | Phase::ClearingFailed(_)
         );
         if !is_failing {
-            (self.filling, self.held, self.written) = (None, None, None);
+            self.written = None;
             self.phase = match std::mem::replace(&mut self.phase, Phase::Failing) {
                 Phase::Finishing(script) => Phase::ClosingFailed(self.undo(script)),
                 _ => Phase::Failing,
@@ -487,8 +434,8 @@ impl SavepointCopy {
     /// Cleans up after a failure; `Some` when that is done.
     fn fail(&mut self, io: &mut dyn Io, now_ns: u64) -> Option<Result<Savepoint, SavepointError>> {
         self.begin_failing();
-        if let Some(loader) = self.loader.take() {
-            loader.close(io);
+        if let Some(pieces) = self.pieces.take() {
+            pieces.close(io);
         }
         let owned = self.lock.is_some() || self.store.is_some() || self.options.lock_patience_ms.is_none();
         match &mut self.phase {
@@ -505,7 +452,7 @@ impl SavepointCopy {
                     self.phase = Phase::ListingFailed(io.submit(IoOp::List { path: self.unfinished.clone() }));
                     return None;
                 };
-                store.abort(self.source.id(), "the savepoint was given up");
+                store.abort(self.contents.id, "the savepoint was given up");
                 store.step(io, now_ns);
                 if !store.is_quiet() {
                     self.store = Some(store);

@@ -186,8 +186,8 @@ impl JobRuntime {
             CheckpointEnd::Committed { id, .. } if self.savepoints.wait_for(*id) => {
                 let Some(store) = &mut self.store else { return };
                 if let Some(pinned) = store.open.as_mut().and_then(CheckpointStore::pin_newest) {
-                    let JobRuntime { arena, savepoints, graph, .. } = self;
-                    savepoints.begin(io, arena, &pinned, &graph.name, store.options);
+                    let JobRuntime { arena, savepoints, .. } = self;
+                    savepoints.begin(io, arena, &pinned, store.options);
                 }
             }
             CheckpointEnd::Committed { .. } => {}

@@ -133,11 +133,10 @@ impl JobSavepoints {
         io: &mut dyn Io,
         arena: &Arena,
         checkpoint: &Arc<RestoredCheckpoint>,
-        job_name: &str,
         options: StoreOptions,
     ) {
         for SavepointRequest { dir, answer } in self.take_waiting(checkpoint.id()) {
-            match SavepointCopy::start(io, arena, checkpoint.clone(), job_name, &dir, options) {
+            match SavepointCopy::start(io, arena, checkpoint.clone(), &dir, options) {
                 Ok(copy) => self.copies.push((copy, answer)),
                 Err(error) => answer.end(Err(error.into())),
             }

@@ -130,6 +130,7 @@ impl StateBackend {
             return Err(StateError::NameTaken { operator, state: name });
         }
         let Registration { layout, layout_text, check } = registration;
+        let layout_text = format!("{layout_text}; {}", layout.in_words());
         let identity = Identity { id, operator, name, layout_text, check };
         let table = Rc::new(RefCell::new(Table::new(identity, layout, self.key_groups, self.arena.clone())));
         self.tables.push(table.clone());

@@ -48,6 +48,18 @@ pub enum StateError {
         /// The layout the program registered.
         asked: String,
     },
+    /// The manifest does not say how the state's cells lie.
+    #[error(
+        "the entries of state \"{state}\" of operator \"{operator}\" cannot be told apart: its layout is `{layout}`"
+    )]
+    UnknownLayout {
+        /// The operator.
+        operator: String,
+        /// The state.
+        state: String,
+        /// The layout in the checkpoint.
+        layout: String,
+    },
     /// A piece belongs to no registered state.
     #[error("a piece of state {id:#018x} was offered, but no operator registers such a state")]
     UnknownState {

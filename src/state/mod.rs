@@ -18,6 +18,7 @@ mod layout;
 mod list_state;
 mod map_state;
 mod namespaced_state;
+mod offline;
 mod page;
 mod page_hash;
 mod piece;
@@ -39,6 +40,7 @@ pub use key_group::{KeyGroup, KeyGroupRange, MAX_PARALLELISM_MAX, default_max_pa
 pub use list_state::ListState;
 pub use map_state::MapState;
 pub use namespaced_state::NamespacedState;
+pub use offline::{EntryKind, RawEntry, RawKeyGroup};
 pub use snapshot::{HarvestProgress, PieceSink};
 pub use timers::{DueTimer, Timers};
 pub use value::{ArchivedValue, Both, FixedValue, StateValue};

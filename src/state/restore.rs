@@ -142,6 +142,11 @@ impl Table {
         piece::read_entries(body, head.entries, page, layout, |page, entry| put_entry(page, layout, &entry))
     }
 
+    /// Checks a page that came back alone.
+    pub(super) fn check_whole(&self, key: PageKey, page: &Page) -> Result<(), StateError> {
+        self.check_page(page).map_err(|what| self.damaged(key, what))
+    }
+
     fn check_page(&self, page: &Page) -> Result<(), &'static str> {
         let layout = self.layout;
         let bytes = page.bytes();

@@ -13,7 +13,10 @@
 mod commit;
 mod copying;
 mod open;
+mod prune;
 mod reclaim;
+
+pub use prune::Pruned;
 
 use super::CheckpointId;
 use super::error::{CheckpointError, Damage};

@@ -106,6 +106,18 @@ impl CheckpointStore {
             }
             return Ok(());
         }
+        self.superblock = Some(self.new_superblock(io)?);
+        if is_damaged {
+            for number in std::mem::take(&mut self.old_superblocks) {
+                io.complete(IoOp::Remove { path: self.dir.join(format::superblock_name(number)) }).map_err(refusal)?;
+            }
+            io.complete(IoOp::SyncDir { path: self.dir.clone() }).map_err(refusal)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a superblock file that names the retained checkpoints; waits for it.
+    pub(super) fn new_superblock(&mut self, io: &mut dyn Io) -> Result<SuperblockFile, RestoreError> {
         let number = self.next_superblock;
         self.next_superblock = number.saturating_add(1);
         let free = Superblock::free(&self.job_name, pairs_for(&self.options));
@@ -118,14 +130,7 @@ impl CheckpointStore {
             }
             io.wait(Duration::from_millis(10));
         };
-        self.superblock = Some(opened);
-        if is_damaged {
-            for number in std::mem::take(&mut self.old_superblocks) {
-                io.complete(IoOp::Remove { path: self.dir.join(format::superblock_name(number)) }).map_err(refusal)?;
-            }
-            io.complete(IoOp::SyncDir { path: self.dir.clone() }).map_err(refusal)?;
-        }
-        Ok(())
+        Ok(opened)
     }
 
     /// Takes the restored pages for its own: the next checkpoint builds on them.
