@@ -22,6 +22,8 @@ pub mod metrics;
 pub mod offline;
 pub mod operator;
 pub mod record;
+#[cfg(feature = "object-store")]
+pub mod remote;
 pub mod sim;
 pub mod sink;
 pub mod slot;

@@ -253,7 +253,7 @@ impl<'a> Reader<'a> {
             while offset + SECTOR_BYTES as u64 <= len {
                 let sector = self.span(file, len, offset..offset + SECTOR_BYTES as u64);
                 let promised = sector.ok().and_then(|sector| format::promised(&sector));
-                let whole = promised.filter(|(len_bytes, _)| offset + len_bytes <= len);
+                let whole = promised.filter(|(len_bytes, _)| *len_bytes <= len - offset);
                 if let Some((len_bytes, BlockKind::Manifest)) = whole
                     && let Ok(block) = self.span(file, len, offset..offset + len_bytes)
                     && let Some(superblock) = superblock_for(&block, number, offset)

@@ -5,6 +5,7 @@ mod blobs;
 mod catalog;
 pub mod coordinator;
 mod error;
+mod files;
 mod format;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -25,6 +26,7 @@ pub use aligner::{Alignment, BarrierAction, BarrierAligner, Guarantee};
 pub use blobs::RestoredBlobs;
 pub use coordinator::{CheckpointAction, CheckpointCoordinator, CheckpointKind, CheckpointSettings};
 pub use error::{CheckpointError, Damage, RestoreError, SavepointError};
+pub use files::{CheckpointFollower, CommittedFiles, NamedCheckpoint, extent_file_name};
 pub use format::{BlockFault, FORMAT_VERSION};
 pub use loader::{LoadedPiece, PieceLoader};
 pub use manifest::SnapshotKind;

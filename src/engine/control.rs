@@ -323,7 +323,7 @@ impl Control {
             job.runtime.savepoints.step(io, now_ns);
             job.runtime.step_store(io, now_ns);
         }
-        let is_done = |job: &mut Lingering| !job.runtime.savepoints.are_copied();
+        let is_done = |job: &mut Lingering| !job.runtime.is_lingering();
         for Lingering { mut runtime, state, reason } in self.lingering.extract_if(.., is_done) {
             runtime.end(io, state, reason);
         }
@@ -348,6 +348,9 @@ impl Control {
     fn checkpoint_ended(&mut self, job: JobId, end: CheckpointEnd, io: &mut dyn Io, now_ns: u64) {
         if let Some(runtime) = self.jobs.get_mut(&job) {
             runtime.serve_savepoints(&end, io);
+            if matches!(end, CheckpointEnd::Committed { .. }) {
+                runtime.tell_follower(now_ns);
+            }
         }
         let message = match end {
             CheckpointEnd::Committed { id, new_bytes } => {
@@ -468,7 +471,8 @@ impl Control {
         }
         let Some(mut runtime) = self.jobs.remove(job) else { return };
         runtime.savepoints.give_up_waiting("the job ended without another checkpoint");
-        match runtime.savepoints.are_copied() {
+        runtime.finish_follower();
+        match runtime.is_lingering() {
             true => self.lingering.push(Lingering { runtime, state: *state, reason: reason.clone() }),
             false => runtime.end(io, *state, reason.clone()),
         }

@@ -8,8 +8,8 @@ use super::host::JobShared;
 use super::options::{CheckpointOptions, FromSavepoint, JobOptions, SubmitError};
 use super::savepoints::{JobSavepoints, SavepointRequest};
 use crate::checkpoint::{
-    CheckpointId, CheckpointKind, CheckpointPlan, CheckpointStore, ImagesNeeded, JobIdentity, PieceBlock, RestoreError,
-    RestoredCheckpoint, SnapshotKind, StoreEvent, StoreOptions, SubtaskSnapshot,
+    CheckpointFollower, CheckpointId, CheckpointKind, CheckpointPlan, CheckpointStore, ImagesNeeded, JobIdentity,
+    PieceBlock, RestoreError, RestoredCheckpoint, SnapshotKind, StoreEvent, StoreOptions, SubtaskSnapshot,
 };
 use crate::graph::{JobGraph, Partitioning, VertexId, VertexInput};
 use crate::io::Io;
@@ -61,6 +61,7 @@ pub(super) struct JobRuntime {
 
 struct JobStore {
     dir: PathBuf,
+    follower: Option<Arc<dyn CheckpointFollower>>,
     options: StoreOptions,
     /// `None` while it is closed between two attempts.
     open: Option<CheckpointStore>,
@@ -192,6 +193,29 @@ impl JobRuntime {
             }
             CheckpointEnd::Committed { .. } => {}
         }
+    }
+
+    /// The newest checkpoint goes to who follows them, if he is ready for it.
+    pub(super) fn tell_follower(&mut self, now_ns: u64) {
+        let Some(JobStore { follower: Some(follower), open: Some(store), .. }) = &mut self.store else { return };
+        if follower.wants(now_ns)
+            && let Some(files) = store.newest_files()
+        {
+            follower.follow(files, now_ns);
+        }
+    }
+
+    /// The job has ended: its last checkpoint is the last to be carried.
+    pub(super) fn finish_follower(&mut self) {
+        if let Some(JobStore { follower: Some(follower), open: Some(store), .. }) = &mut self.store {
+            follower.finish(store.newest_files());
+        }
+    }
+
+    /// Whether savepoints are being written, or checkpoints carried elsewhere.
+    pub(super) fn is_lingering(&self) -> bool {
+        let follower = self.store.as_ref().and_then(|store| store.follower.as_ref());
+        self.savepoints.are_copied() || follower.is_some_and(|follower| follower.is_busy())
     }
 
     /// The job is over, its savepoints too: the directory is free before the host hears of it, which may start the job again at once.
@@ -369,7 +393,8 @@ impl JobRuntime {
 impl JobStore {
     fn new(options: &CheckpointOptions, store_options: StoreOptions) -> Self {
         let store_options = StoreOptions { retained_count: options.retained, ..store_options };
-        Self { dir: options.dir.clone(), options: store_options, open: None }
+        let (dir, follower) = (options.dir.clone(), options.follower.clone());
+        Self { dir, follower, options: store_options, open: None }
     }
 }
 

@@ -1,10 +1,11 @@
 //! What a host may say about a job when it submits it, and why a job is refused.
 
-use crate::checkpoint::{CheckpointId, RestoreError, StoreOptions};
+use crate::checkpoint::{CheckpointFollower, CheckpointId, RestoreError, StoreOptions};
 use crate::graph::GraphError;
 use crate::job_manager::{RestartPolicy, SubmissionError};
 use crate::source::SourceError;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How a job runs. `JobOptions::default()` is a job without checkpoints on all slots.
@@ -49,6 +50,8 @@ pub struct CheckpointOptions {
     pub interval: Duration,
     /// How many are kept, at least 2.
     pub retained: usize,
+    /// Who carries them elsewhere.
+    pub follower: Option<Arc<dyn CheckpointFollower>>,
 }
 
 impl Default for JobOptions {
@@ -82,7 +85,7 @@ impl FromSavepoint {
 impl CheckpointOptions {
     /// A checkpoint into `dir` every `interval`, three of them kept.
     pub fn every(dir: impl Into<PathBuf>, interval: Duration) -> Self {
-        Self { dir: dir.into(), interval, retained: StoreOptions::default().retained_count }
+        Self { dir: dir.into(), interval, retained: StoreOptions::default().retained_count, follower: None }
     }
 }
 

@@ -64,6 +64,11 @@ impl SavepointWriter {
         &mut self.contents.blobs
     }
 
+    /// Its number; 1 unless it is set or taken over. The checkpoints of a job that starts from it have greater ones.
+    pub fn number(&mut self, id: CheckpointId) {
+        self.contents.id = id;
+    }
+
     /// When the state was what it is, in milliseconds since the Unix epoch, for those who look at it.
     pub fn created_at(&mut self, wall_ms: i64) {
         self.contents.created_wall_ms = wall_ms;
@@ -71,9 +76,13 @@ impl SavepointWriter {
 
     /// Writes the savepoint into `dir`, which must not exist; blocks.
     pub fn write(self, io: &mut dyn Io, dir: &Path) -> Result<Savepoint, SavepointError> {
+        self.write_with(io, dir, StoreOptions::default())
+    }
+
+    /// The same with other sizes, or without a lock where there is none (simulated disks).
+    pub fn write_with(self, io: &mut dyn Io, dir: &Path, options: StoreOptions) -> Result<Savepoint, SavepointError> {
         let Self { states, arena, mut contents } = self;
         contents.states = states.descriptors();
-        let options = StoreOptions::default();
         SavepointCopy::start_from_backend(io, &arena, contents, states, dir, options)?.complete(io)
     }
 }

@@ -5,6 +5,7 @@
 use super::{CheckpointStore, Pin, StoreOptions};
 use crate::checkpoint::CheckpointId;
 use crate::checkpoint::catalog::Loaded;
+use crate::checkpoint::files::{CommittedFiles, NamedCheckpoint};
 use crate::checkpoint::lock::DirLock;
 use crate::checkpoint::page_map::PageMap;
 use crate::checkpoint::restored::RestoredCheckpoint;
@@ -31,6 +32,20 @@ impl CheckpointStore {
         let alive = Arc::new(());
         self.pins.push(Pin { alive: Arc::downgrade(&alive), extents: kept.extents.clone() });
         Some(Arc::new(RestoredCheckpoint::new(&self.dir, Loaded { manifest, map: self.map.clone() }, alive)))
+    }
+
+    /// The files of the checkpoint committed last, to be carried elsewhere. They stay until nobody holds the answer.
+    pub fn newest_files(&mut self) -> Option<CommittedFiles> {
+        let kept = self.retained.first()?;
+        let pinned = Arc::new(());
+        let used = |number: u32| match self.current {
+            Some(extent) if extent.number == number => Some(extent.used_bytes),
+            _ => self.extents.get(&number).copied(),
+        };
+        let extents = kept.extents.iter().map(|number| Some((*number, used(*number)?))).collect::<Option<_>>()?;
+        self.pins.push(Pin { alive: Arc::downgrade(&pinned), extents: kept.extents.clone() });
+        let named = NamedCheckpoint::of(&kept.superblock);
+        Some(CommittedFiles { dir: self.dir.clone(), named, extents, _pinned: Some(pinned) })
     }
 
     /// The pins of a store that is about to be closed, for the next one over the same directory.

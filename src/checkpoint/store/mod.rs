@@ -16,6 +16,7 @@ mod open;
 mod prune;
 mod reclaim;
 
+pub(super) use open::pairs_for;
 pub use prune::Pruned;
 
 use super::CheckpointId;

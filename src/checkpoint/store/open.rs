@@ -20,7 +20,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// Pairs of slots in a superblock file: one more than checkpoints are kept, so that the one being written overwrites none.
-pub(super) fn pairs_for(options: &StoreOptions) -> usize {
+pub(in crate::checkpoint) fn pairs_for(options: &StoreOptions) -> usize {
     (options.retained_count + 1).max(4)
 }
 

@@ -3,6 +3,8 @@
 //! Here: the run from the command line to the exit code. The job itself is `job`, its arithmetic `anomaly`, its lines `lines`.
 
 mod anomaly;
+#[cfg(feature = "object-store")]
+mod copies;
 mod figures;
 mod interrupt;
 mod job;
@@ -47,7 +49,11 @@ pub fn run(args: Args) -> Result<(), CliError> {
         None => engine,
     };
     let engine = engine.start().map_err(CliError::failed)?;
-    let job = engine.submit(job::build(&options), job_options(&options)).map_err(refusal)?;
+    #[allow(unused_mut, reason = "only copies change it, and they are a feature")]
+    let mut job_options = job_options(&options);
+    #[cfg(feature = "object-store")]
+    copies::prepare(&options, &mut job_options)?;
+    let job = engine.submit(job::build(&options), job_options).map_err(refusal)?;
     let ended = Watch { job, options: &options, interrupt, start_ns: MachineClock.monotonic_ns() }.until_it_ends();
     engine.stop();
     ended

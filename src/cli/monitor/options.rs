@@ -55,6 +55,12 @@ pub struct Args {
     #[arg(long, requires = "savepoint")]
     drain: bool,
 
+    /// Copy checkpoints to this object store beside the job, and on a fresh machine fetch the newest from there first:
+    /// s3://BUCKET/PREFIX, keys and endpoint from the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT, ...)
+    #[cfg(feature = "object-store")]
+    #[arg(long, value_name = "URL")]
+    copies: Option<String>,
+
     /// How many slots (pinned threads) work [default: the CPUs this process may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=KEY_GROUPS as i64))]
     slots: Option<u32>,
@@ -126,6 +132,8 @@ pub struct Options {
     pub from_savepoint: Option<FromSavepoint>,
     pub savepoint: Option<PathBuf>,
     pub drain: bool,
+    #[cfg(feature = "object-store")]
+    pub copies: Option<String>,
     /// `None`: one per CPU this process may use.
     pub slots: Option<u32>,
     pub memory_bytes: usize,
@@ -184,6 +192,8 @@ impl Args {
             from_savepoint: self.from_savepoint.map(|dir| FromSavepoint { dir, of_any_job: self.any_job }),
             savepoint: self.savepoint,
             drain: self.drain,
+            #[cfg(feature = "object-store")]
+            copies: self.copies,
             slots: self.slots,
             memory_bytes: self.memory.unwrap_or(512 << 20),
             window_ms: ms(self.window, defaults.window_ms),
