@@ -4,11 +4,11 @@
 #[cfg(target_endian = "big")]
 compile_error!("segments and checkpoints are little-endian in memory: big-endian targets are not supported");
 
-// The derive macro names the crate from outside; the crate's own records use it too.
+// The derive macros name the crate from outside; the crate's own records use it too.
 extern crate self as millstream;
 
 pub use bytemuck;
-pub use millstream_derive::Record;
+pub use millstream_derive::{Record, Schema};
 pub use rkyv;
 
 pub mod checkpoint;

@@ -58,7 +58,7 @@ fn is_right_or_refused(files: &Files, right: &Model, what: &str) -> bool {
             assert!(!damages.is_empty());
             false
         }
-        Err(RestoreError::PieceDamaged { .. }) => false,
+        Err(RestoreError::PieceDamaged { .. } | RestoreError::MapDamaged { .. }) => false,
         Err(refusal) => panic!("{what}: {refusal}"),
     }
 }

@@ -16,7 +16,7 @@ fuzz_target!(|input: (u8, bool, u16, u32, Vec<u8>)| {
     let names = backend.value::<str, u64>("op", "names").expect("a fresh backend");
     let map = backend.map::<str, u64, u64>("op", "map").expect("a fresh backend");
     let mut timers = backend.timers::<str>("op", "timers").expect("a fresh backend");
-    let mut queue = backend.event_queue::<str>("op", "queue").expect("a fresh backend");
+    let mut queue = backend.event_queue::<str, u64>("op", "queue").expect("a fresh backend");
     let name = ["fixed", "names", "map", "timers", "queue"][usize::from(state % 5)];
     let key = PageKey { state: state_id("op", name), key_group: key_group % GROUPS, page };
     let kind = if is_delta { PieceKind::Delta } else { PieceKind::Image };

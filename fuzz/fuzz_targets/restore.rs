@@ -37,10 +37,13 @@ fuzz_target!(|bytes: &[u8]| {
         let mut loader = PieceLoader::new(restored.clone(), arena.clone());
         let mut wanted = 0;
         let all = KeyGroupRange { start: 0, end: restored.max_parallelism() };
-        for (page, pieces) in restored.states().iter().flat_map(|state| restored.pages(state.id, all)) {
-            wanted += pieces.len();
-            if wanted < PIECES_MAX {
-                loader.request(page);
+        for state in restored.states() {
+            let Ok(index) = restored.index(&mut job.disk, arena, state.id, all) else { continue };
+            for (page, pieces) in index.pages(state.id, all) {
+                wanted += pieces.len();
+                if wanted < PIECES_MAX {
+                    loader.request(page, pieces);
+                }
             }
         }
         while !loader.is_idle() {

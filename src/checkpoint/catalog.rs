@@ -11,13 +11,13 @@ use super::CheckpointId;
 use super::error::{Damage, RestoreError};
 use super::format::{self, BlockFault, BlockKind, BlockRef, SECTOR_BYTES};
 use super::manifest::Manifest;
-use super::page_map::{self, PageMap, PieceRef};
+use super::page_map::{self, Entry, MapBlock, PageMap, PieceRef};
 use super::snapshot::PageKey;
 use super::superblock::{self, COPIES, Superblock};
 use crate::io::{FileId, Io, IoError, IoOp, IoOutput, OpenMode};
 use crate::memory::{Arena, Buffer};
 use rkyv::util::AlignedVec;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -46,21 +46,14 @@ pub(super) struct Catalog {
 /// How much of a checkpoint is verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Depth {
-    /// Manifest, page map and every block that the checkpoint added, unless its superblock says that they were flushed before it.
+    /// Manifest and every block that the checkpoint added, unless its superblock says that they were flushed before it.
     Added,
-    /// Every block and every piece.
+    /// Every block, the page map, and every piece.
     Everything,
 }
 
 /// A range of a file that was verified.
 pub(super) type Checked = (u32, Range<u64>);
-
-/// A checkpoint whose manifest and page map are intact.
-#[derive(Debug)]
-pub(super) struct Loaded {
-    pub manifest: Manifest,
-    pub map: PageMap,
-}
 
 /// Why a checkpoint was not loaded.
 #[derive(Debug)]
@@ -189,29 +182,17 @@ impl<'a> Reader<'a> {
         Ok(slots)
     }
 
-    /// Reads and verifies one checkpoint.
-    pub(super) fn load(&mut self, superblock: &Superblock, depth: Depth) -> Result<Loaded, LoadFault> {
+    /// Reads and verifies one checkpoint, as deep as asked.
+    pub(super) fn load(&mut self, superblock: &Superblock, depth: Depth) -> Result<Manifest, LoadFault> {
         let job = format::fnv1a(superblock.job_name.as_bytes());
         let id = superblock.checkpoint;
         let mut damages = Vec::new();
         let manifest = self.manifest(job, superblock)?;
-        let mut map = PageMap::default();
-        for block in &manifest.page_map {
-            let decoded = self
-                .block(job, block, BlockKind::PageMap)
-                .and_then(|(bytes, payload)| page_map::decode(&bytes[payload], &mut map));
-            if let Err(fault) = decoded {
-                return Err(self.fault(id, block.file, block.offset, "page map", fault));
-            }
-        }
-        self.check_places(id, &map, &mut damages);
-        if depth == Depth::Everything || (depth == Depth::Added && !superblock.durable) {
-            let of_map: BTreeSet<(u32, u64)> =
-                manifest.page_map.iter().map(|block| (block.file, block.offset)).collect();
-            for block in manifest.added.iter().filter(|block| !of_map.contains(&(block.file, block.offset))) {
+        if depth == Depth::Everything || !superblock.durable {
+            for block in &manifest.added {
                 let kind = BlockKind::from_stored(block.kind).unwrap_or(BlockKind::Pieces);
                 if let Err(fault) = self.block(job, block, kind) {
-                    match self.fault(id, block.file, block.offset, "block of pieces", fault) {
+                    match self.fault(id, block.file, block.offset, kind.words(), fault) {
                         LoadFault::Damaged(found) => damages.extend(found),
                         refused => return Err(refused),
                     }
@@ -219,29 +200,50 @@ impl<'a> Reader<'a> {
             }
         }
         if depth == Depth::Everything && damages.is_empty() {
+            let mut map = PageMap::default();
+            self.read_map(job, id, &manifest.page_map, |_, entry| map.apply_entry(&entry))?;
             self.check_pieces(id, &map, &mut damages);
         }
-        if damages.is_empty() { Ok(Loaded { manifest, map }) } else { Err(LoadFault::Damaged(damages)) }
+        if damages.is_empty() { Ok(manifest) } else { Err(LoadFault::Damaged(damages)) }
     }
 
-    /// Reads what can be read of a checkpoint: a part of the page map that is damaged is passed over and reported.
-    pub(super) fn rescue(&mut self, superblock: &Superblock) -> Result<(Loaded, Vec<Damage>), LoadFault> {
-        let job = format::fnv1a(superblock.job_name.as_bytes());
-        let id = superblock.checkpoint;
-        let manifest = self.manifest(job, superblock)?;
-        let (mut map, mut damages) = (PageMap::default(), Vec::new());
-        for block in &manifest.page_map {
-            let decoded = self
+    /// Reads blocks of a page map and hands their entries to `each`, with the index of their block. Every piece they name is held against
+    /// the length of its file, so that later reads and allocations are bounded.
+    pub(super) fn read_map(
+        &mut self,
+        job: u64,
+        checkpoint: u64,
+        blocks: &[MapBlock],
+        mut each: impl FnMut(usize, Entry) -> Result<(), BlockFault>,
+    ) -> Result<(), LoadFault> {
+        for (index, MapBlock { block, first, last }) in blocks.iter().enumerate() {
+            let read = self
                 .block(job, block, BlockKind::PageMap)
-                .and_then(|(bytes, payload)| page_map::decode(&bytes[payload], &mut map));
-            if let Err(fault) = decoded {
-                match self.fault(id, block.file, block.offset, "page map", fault) {
-                    LoadFault::Damaged(found) => damages.extend(found),
-                    refused => return Err(refused),
+                .and_then(|(bytes, payload)| page_map::entries(&bytes[payload]))
+                .and_then(|entries| {
+                    if !entries.is_sorted_by_key(Entry::page) || page_map::range_of(&entries) != (*first, *last) {
+                        return Err(BlockFault::Malformed("entries of other pages than its parent says".to_owned()));
+                    }
+                    Ok(entries)
+                });
+            let entries = read.map_err(|fault| self.fault(checkpoint, block.file, block.offset, "page map", fault))?;
+            for entry in entries {
+                let Some((page, piece)) = entry.parts() else {
+                    let fault = BlockFault::Malformed("an unknown kind of piece".to_owned());
+                    return Err(self.fault(checkpoint, block.file, block.offset, "page map", fault));
+                };
+                let fault = match self.extent(piece.file) {
+                    Ok((_, len)) => piece_fault(&piece, len),
+                    Err(fault) => Some(fault),
+                };
+                if let Some(fault) = fault {
+                    return Err(LoadFault::Damaged(vec![self.piece_damage(checkpoint, page, &piece, fault)]));
                 }
+                each(index, entry)
+                    .map_err(|fault| self.fault(checkpoint, block.file, block.offset, "page map", fault))?;
             }
         }
-        Ok((Loaded { manifest, map }, damages))
+        Ok(())
     }
 
     /// Looks for manifests block by block, for a directory whose superblocks are lost. Newest first.
@@ -292,24 +294,6 @@ impl<'a> Reader<'a> {
             fault => {
                 let (checkpoint, what) = (CheckpointId(checkpoint), what.to_owned());
                 LoadFault::Damaged(vec![Damage { checkpoint, path, offset, what, fault }])
-            }
-        }
-    }
-
-    /// Holds every piece against the length of its file, so that later reads and allocations are bounded.
-    fn check_places(&mut self, id: u64, map: &PageMap, damages: &mut Vec<Damage>) {
-        for (page, chain) in map.iter() {
-            for piece in chain {
-                let fault = match self.extent(piece.file) {
-                    Ok((_, len)) => piece_fault(piece, len),
-                    Err(fault) => Some(fault),
-                };
-                if let Some(fault) = fault {
-                    damages.push(self.piece_damage(id, page, piece, fault));
-                    if damages.len() >= DAMAGES_MAX {
-                        return;
-                    }
-                }
             }
         }
     }

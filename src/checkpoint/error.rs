@@ -25,6 +25,14 @@ pub enum CheckpointError {
         /// The least number that may be used.
         next: CheckpointId,
     },
+    /// The page map of the restored checkpoint, on which this one builds, is not there.
+    #[error("checkpoint {id} cannot begin without the page map of the one the job started from: {reason}")]
+    PageMapMissing {
+        /// The checkpoint.
+        id: CheckpointId,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// After a failed checkpoint, and in an empty directory, everything must be written.
     #[error("checkpoint {id} must be full: the last one failed or there is none")]
     MustBeFull {
@@ -293,6 +301,12 @@ pub enum RestoreError {
         dir: PathBuf,
         /// What is wrong, newest checkpoint first.
         damages: Vec<Damage>,
+    },
+    /// A part of the page map that is read after the start is damaged.
+    #[error("{}", .damage.as_ref().as_ref().map_or_else(|| "the page map is damaged".to_owned(), ToString::to_string))]
+    MapDamaged {
+        /// What is wrong.
+        damage: Box<Option<Damage>>,
     },
     /// A piece of state that is read after the start is damaged.
     #[error(

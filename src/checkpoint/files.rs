@@ -75,8 +75,8 @@ impl CommittedFiles {
         let mut damages = catalog.damages;
         for superblock in &catalog.checkpoints {
             match reader.load(superblock, Depth::Added) {
-                Ok(loaded) => {
-                    let numbers = loaded.manifest.extents.into_iter().chain([superblock.manifest.file]);
+                Ok(manifest) => {
+                    let numbers = manifest.extents.into_iter().chain([superblock.manifest.file]);
                     let numbers: std::collections::BTreeSet<u32> = numbers.collect();
                     let extents = numbers.into_iter().filter_map(|n| Some((n, reader.extent_len(n)?))).collect();
                     let named = NamedCheckpoint::of(superblock);

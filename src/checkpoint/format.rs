@@ -34,6 +34,9 @@ pub const FORMAT_VERSION: u16 = 1;
 /// The unit in which blocks are placed, written and read.
 pub(super) const SECTOR_BYTES: usize = 4096;
 
+/// Up to how many bytes of pieces are moved to make room for the header: a sector more is written otherwise.
+const MOVED_BYTES_MAX: usize = 128 << 10;
+
 /// The bytes of a block's header.
 pub(super) const HEADER_BYTES: usize = 64;
 
@@ -53,6 +56,16 @@ pub(super) enum BlockKind {
 impl BlockKind {
     pub(super) fn from_stored(stored: u16) -> Option<Self> {
         [Self::Pieces, Self::PageMap, Self::Manifest, Self::Superblock].into_iter().find(|kind| *kind as u16 == stored)
+    }
+
+    /// What it is called where it is found damaged.
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Self::Pieces => "block of pieces",
+            Self::PageMap => "page map",
+            Self::Manifest => "manifest",
+            Self::Superblock => "superblock",
+        }
     }
 
     /// Changes whenever the stored types of the payload change.
@@ -204,11 +217,11 @@ pub(super) fn buffers_for(arena: &Arena, payload: &[u8]) -> Result<Vec<Buffer>, 
     Ok(parts)
 }
 
-/// Turns a buffer of pieces into a block: the header goes before the bytes in the same buffer where it fits, otherwise
-/// into a sector of its own, so that a full buffer is not copied. Returns the parts and where the payload starts.
+/// Turns a buffer of pieces into a block: the header goes before the bytes in the same buffer where it fits and they are few, otherwise
+/// into a sector of its own, so that a large buffer is not copied. Returns the parts and where the payload starts.
 pub(super) fn buffers_around(arena: &Arena, mut pieces: Buffer) -> Result<(Vec<Buffer>, u32), MemoryError> {
     let len = pieces.len();
-    if len + HEADER_BYTES <= pieces.capacity() {
+    if len + HEADER_BYTES <= pieces.capacity() && len <= MOVED_BYTES_MAX {
         pieces.set_len(len + HEADER_BYTES);
         let bytes = pieces.filled_mut();
         bytes.copy_within(..len, HEADER_BYTES);

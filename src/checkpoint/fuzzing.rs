@@ -14,7 +14,8 @@ pub fn manifest(bytes: &[u8]) -> bool {
 /// Decodes a page map's archive; whether it is one.
 pub fn page_map(bytes: &[u8]) -> bool {
     let mut map = PageMap::default();
-    let decoded = page_map::decode(&format::aligned(bytes), &mut map).is_ok();
+    let entries = page_map::entries(&format::aligned(bytes));
+    let decoded = entries.is_ok_and(|entries| entries.iter().all(|entry| map.apply_entry(entry).is_ok()));
     assert!(map.pieces() >= map.pages() && map.live_bytes().len() <= map.pieces());
     decoded
 }

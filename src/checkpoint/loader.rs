@@ -1,7 +1,7 @@
 //! Reads pages back, several at a time, on the slot that needs them and through that slot's own `Io`.
 //!
 //! Here: the order of answers, the reads in flight, the checksum of every piece. Not here: what a piece means (`state`),
-//! which pages there are (`RestoredCheckpoint::pages`).
+//! which pages there are (`RestoredCheckpoint::index`).
 //!
 //! Invariant: pieces come out in the order of the requests, those of one page in the order of application.
 
@@ -81,16 +81,14 @@ impl PieceLoader {
         Self { restored, arena, files: BTreeMap::new(), queue: VecDeque::new(), reading: VecDeque::new() }
     }
 
-    /// Asks for a page; returns how many pieces will come, 0 when the checkpoint has no such page.
-    pub fn request(&mut self, page: PageKey) -> usize {
-        let chain = self.restored.pieces(page);
+    /// Asks for a page that lies in these pieces (`PageIndex::pieces`).
+    pub fn request(&mut self, page: PageKey, chain: &[PieceRef]) {
         let last = chain.len().wrapping_sub(1);
         self.queue.extend(chain.iter().enumerate().map(|(i, piece)| Wanted {
             page,
             piece: *piece,
             is_last: i == last,
         }));
-        chain.len()
     }
 
     /// Whether every requested piece was taken.

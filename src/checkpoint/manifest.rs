@@ -4,12 +4,13 @@
 //! Not here: the block around it (`format`), who names it (`superblock`).
 
 use super::format::{BlockFault, BlockRef};
+use super::page_map::MapBlock;
 use super::snapshot::{OperatorBlob, StateDescriptor};
 use rkyv::{Archive, Deserialize, Serialize};
 
 pub(super) const SCHEMA: &str = "manifest 1: rkyv 0.8 {checkpoint, parent, kind, created_wall_ms, max_parallelism, \
     job_name, vertices[name, parallelism], subtasks[vertex, index, start, end], states[id, operator, name, layout_hash, \
-    layout], blobs[operator, subtask, kind, bytes], page_map[block], added[block], extents[u32], pages, state_bytes}";
+    layout], blobs[operator, subtask, kind, bytes], page_map[block, first(state, group), last(state, group)], added[block], extents[u32], pages, state_bytes}";
 
 /// Why a checkpoint was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +36,7 @@ pub(super) struct Manifest {
     pub states: Vec<State>,
     pub blobs: Vec<Blob>,
     /// A base, then what later checkpoints changed, in order.
-    pub page_map: Vec<BlockRef>,
+    pub page_map: Vec<MapBlock>,
     /// The blocks that this checkpoint wrote, all but this manifest.
     pub added: Vec<BlockRef>,
     /// The extents that any of this checkpoint lies in, the manifest included.
@@ -142,7 +143,11 @@ mod tests {
                 layout: text("u64"),
             }],
             blobs: vec![Blob { operator: text("src"), subtask: 0, kind: text("position"), bytes: vec![1, 2, 3] }],
-            page_map: vec![BlockRef { checkpoint: 7, offset: 4096, file: 1, len_bytes: 4096, crc: 9, kind: 2 }],
+            page_map: vec![MapBlock {
+                block: BlockRef { checkpoint: 7, offset: 4096, file: 1, len_bytes: 4096, crc: 9, kind: 2 },
+                first: (1, 2),
+                last: (3, 4),
+            }],
             added: vec![],
             extents: vec![1, 2],
             pages: 3,

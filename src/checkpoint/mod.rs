@@ -31,9 +31,9 @@ pub use format::{BlockFault, FORMAT_VERSION};
 pub use loader::{LoadedPiece, PieceLoader};
 pub use manifest::SnapshotKind;
 pub use page_map::PieceRef;
-pub use restored::RestoredCheckpoint;
+pub use restored::{PageIndex, RestoredCheckpoint};
 pub use savepoint::{Savepoint, SavepointContents, SavepointCopy};
-pub use snapshot::{OperatorBlob, PageKey, Piece, PieceBlock, PieceKind, StateDescriptor, SubtaskSnapshot};
+pub use snapshot::{HashSpan, OperatorBlob, PageKey, Piece, PieceBlock, PieceKind, StateDescriptor, SubtaskSnapshot};
 pub use store::{
     CheckpointPlan, CheckpointStore, ImagesNeeded, JobIdentity, OpenedStore, Pruned, StoreEvent, StoreOptions,
 };

@@ -6,16 +6,16 @@
 //! Invariant: a chain begins with an image and holds no other; pieces follow in the order in which they are applied.
 //! An image without bytes says that the page is gone.
 
-use super::format::BlockFault;
-use super::snapshot::{PageKey, PieceKind};
+use super::format::{BlockFault, BlockRef};
+use super::snapshot::{HashSpan, PageKey, PieceKind};
 use crate::state::KeyGroupRange;
 use std::collections::BTreeMap;
 
-pub(super) const SCHEMA: &str =
-    "page map 1: rkyv 0.8 Vec<{state u64, offset u64, page u32, file u32, len u32, crc u32, key_group u16, kind u16}>";
+pub(super) const SCHEMA: &str = "page map 1: rkyv 0.8 Vec<{state u64, offset u64, prefix u64, page u32, file u32, len u32, crc u32, key_group u16, kind u8, depth u8}>";
 
-/// Entries in one block of the page map; an archived entry has 40 bytes, so a block stays below 1 MiB.
-pub(super) const ENTRIES_MAX: usize = 25_000;
+/// Entries in one block of the page map. An archived entry has 48 bytes, so a block stays near 64 KiB: a restore reads the block that
+/// names the page it needs, and must not read much else.
+pub(super) const ENTRIES_MAX: usize = 1_300;
 
 /// Where one piece lies on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct PieceRef {
     pub crc: u32,
     /// Image or delta.
     pub kind: PieceKind,
+    /// Of an image: which hashes the page holds.
+    pub span: HashSpan,
 }
 
 /// One piece of one page, as the map's archives list them.
@@ -37,12 +39,14 @@ pub struct PieceRef {
 pub(super) struct Entry {
     state: u64,
     offset: u64,
+    prefix: u64,
     page: u32,
     file: u32,
     len: u32,
     crc: u32,
     key_group: u16,
-    kind: u16,
+    kind: u8,
+    depth: u8,
 }
 
 /// The pages of one checkpoint.
@@ -57,18 +61,24 @@ pub(super) struct PageMap {
 impl Entry {
     pub(super) fn new(page: PageKey, piece: PieceRef) -> Self {
         let PageKey { state, key_group, page } = page;
-        let PieceRef { file, len, offset, crc, kind } = piece;
-        Self { state, offset, page, file, len, crc, key_group, kind: (kind == PieceKind::Delta).into() }
+        let PieceRef { file, len, offset, crc, kind, span: HashSpan { prefix, depth } } = piece;
+        Self { state, offset, prefix, page, file, len, crc, key_group, kind: (kind == PieceKind::Delta).into(), depth }
     }
 
-    fn parts(&self) -> Option<(PageKey, PieceRef)> {
+    /// The page it is about.
+    pub(super) fn page(&self) -> PageKey {
+        PageKey { state: self.state, key_group: self.key_group, page: self.page }
+    }
+
+    pub(super) fn parts(&self) -> Option<(PageKey, PieceRef)> {
         let kind = match self.kind {
             0 => PieceKind::Image,
             1 => PieceKind::Delta,
             _ => return None,
         };
-        let page = PageKey { state: self.state, key_group: self.key_group, page: self.page };
-        Some((page, PieceRef { file: self.file, len: self.len, offset: self.offset, crc: self.crc, kind }))
+        let span = HashSpan { prefix: self.prefix, depth: self.depth };
+        let (file, len, offset, crc) = (self.file, self.len, self.offset, self.crc);
+        Some((self.page(), PieceRef { file, len, offset, crc, kind, span }))
     }
 }
 
@@ -94,6 +104,16 @@ impl PageMap {
                 None => false,
             },
         }
+    }
+
+    /// Applies one entry of an archive.
+    pub(super) fn apply_entry(&mut self, entry: &Entry) -> Result<(), BlockFault> {
+        let malformed = |what: String| BlockFault::Malformed(what);
+        let (page, piece) = entry.parts().ok_or_else(|| malformed("an unknown kind of piece".to_owned()))?;
+        if !self.apply(page, piece) {
+            return Err(malformed(format!("a delta without an image for {page:?}")));
+        }
+        Ok(())
     }
 
     fn count(&mut self, piece: &PieceRef) {
@@ -155,28 +175,49 @@ pub(super) fn encode(entries: &Vec<Entry>) -> Result<rkyv::util::AlignedVec, Str
     rkyv::to_bytes::<rkyv::rancor::Error>(entries).map_err(|error| error.to_string())
 }
 
-/// Applies an archive's entries in order. `bytes` must be aligned to 16; they passed their checksum.
-pub(super) fn decode(bytes: &[u8], into: &mut PageMap) -> Result<(), BlockFault> {
-    let malformed = |what: String| BlockFault::Malformed(what);
+/// An archive's entries. `bytes` must be aligned to 16; they passed their checksum.
+pub(super) fn entries(bytes: &[u8]) -> Result<Vec<Entry>, BlockFault> {
     let entries = rkyv::access::<rkyv::vec::ArchivedVec<ArchivedEntry>, rkyv::rancor::Error>(bytes)
-        .map_err(|error| malformed(error.to_string()))?;
-    for archived in entries.iter() {
-        let entry = Entry {
-            state: archived.state.into(),
-            offset: archived.offset.into(),
-            page: archived.page.into(),
-            file: archived.file.into(),
-            len: archived.len.into(),
-            crc: archived.crc.into(),
-            key_group: archived.key_group.into(),
-            kind: archived.kind.into(),
-        };
-        let (page, piece) = entry.parts().ok_or_else(|| malformed("an unknown kind of piece".to_owned()))?;
-        if !into.apply(page, piece) {
-            return Err(malformed(format!("a delta without an image for {page:?}")));
-        }
+        .map_err(|error| BlockFault::Malformed(error.to_string()))?;
+    let entry = |archived: &ArchivedEntry| Entry {
+        state: archived.state.into(),
+        offset: archived.offset.into(),
+        prefix: archived.prefix.into(),
+        page: archived.page.into(),
+        file: archived.file.into(),
+        len: archived.len.into(),
+        crc: archived.crc.into(),
+        key_group: archived.key_group.into(),
+        kind: archived.kind,
+        depth: archived.depth,
+    };
+    Ok(entries.iter().map(entry).collect())
+}
+
+/// A block of the page map and which key groups' pages it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub(super) struct MapBlock {
+    pub block: BlockRef,
+    /// State and key group of its first entry; entries are in the order of their pages.
+    pub first: (u64, u16),
+    /// Those of its last.
+    pub last: (u64, u16),
+}
+
+impl MapBlock {
+    /// Whether it may name pages of this state in these key groups.
+    pub(super) fn may_name(&self, state: u64, groups: KeyGroupRange) -> bool {
+        !groups.is_empty() && self.first < (state, groups.end) && self.last >= (state, groups.start)
     }
-    Ok(())
+}
+
+/// The state and key group of the first and of the last of some entries in order.
+pub(super) type MapRange = ((u64, u16), (u64, u16));
+
+/// The range of some entries.
+pub(super) fn range_of(entries: &[Entry]) -> MapRange {
+    let at = |entry: Option<&Entry>| entry.map_or((0, 0), |entry| (entry.state, entry.key_group));
+    (at(entries.first()), at(entries.last()))
 }
 
 #[cfg(test)]
@@ -185,7 +226,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn piece(file: u32, kind: PieceKind) -> PieceRef {
-        PieceRef { file, len: 100, offset: 64, crc: 7, kind }
+        PieceRef { file, len: 100, offset: 64, crc: 7, kind, span: HashSpan::default() }
     }
 
     const PAGE: PageKey = PageKey { state: 1, key_group: 2, page: 3 };
@@ -215,10 +256,10 @@ mod tests {
     }
 
     #[test]
-    fn a_full_block_of_entries_stays_below_one_mebibyte() {
+    fn a_full_block_of_entries_takes_sixty_four_kibibytes() {
         let entry = Entry::new(PAGE, piece(1, PieceKind::Image));
         let archive = encode(&vec![entry; ENTRIES_MAX]).unwrap();
-        assert!(archive.len() + 4096 <= 1 << 20, "{} bytes", archive.len());
+        assert!(archive.len() + 64 <= 64 << 10, "{} bytes", archive.len());
     }
 
     proptest! {
@@ -233,7 +274,9 @@ mod tests {
                 }
             }
             let mut back = PageMap::default();
-            decode(&encode(&entries).unwrap(), &mut back).unwrap();
+            for entry in super::entries(&encode(&entries).unwrap()).unwrap() {
+                back.apply_entry(&entry).unwrap();
+            }
             prop_assert_eq!(&back, &map);
             let pages = map.iter().filter(|(page, _)| page.state == 1 && page.key_group == 2).count();
             prop_assert_eq!(map.range(1, KeyGroupRange { start: 2, end: 3 }).count(), pages);

@@ -1,11 +1,14 @@
 //! The checkpoint a job starts from: what its manifest says and where its pages lie. Immutable, shared by all tasks.
+//!
+//! Here: what is known as soon as the manifest is read, and reading parts of the page map when they are asked for.
+//! Not here: reading pages (`loader`), the newest intact checkpoint of a directory (`store`).
 
 use super::CheckpointId;
-use super::catalog::{Depth, LoadFault, Loaded, Reader};
+use super::catalog::{Depth, LoadFault, Reader};
 use super::error::{Damage, RestoreError};
 use super::format::{self, BlockFault};
 use super::manifest::{Manifest, SnapshotKind};
-use super::page_map::{PageMap, PieceRef};
+use super::page_map::{Entry, MapBlock, PageMap, PieceRef};
 use super::snapshot::{OperatorBlob, PageKey, StateDescriptor};
 use super::superblock::Superblock;
 use crate::io::Io;
@@ -14,6 +17,7 @@ use crate::state::KeyGroupRange;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A committed checkpoint as read back. While it is held, the store keeps the files it lies in.
 #[derive(Debug)]
@@ -26,16 +30,36 @@ pub struct RestoredCheckpoint {
     vertices: BTreeMap<String, u32>,
     states: Vec<StateDescriptor>,
     blobs: Vec<OperatorBlob>,
-    map: PageMap,
+    map_blocks: Vec<MapBlock>,
+    pages: u64,
+    job: u64,
     dir: PathBuf,
+    is_suspect: Arc<AtomicBool>,
     _extents_pinned: Arc<()>,
 }
 
+/// Where the pages of some states lie, as far as the page map was read.
+#[derive(Clone, Debug, Default)]
+pub struct PageIndex {
+    map: PageMap,
+}
+
 impl RestoredCheckpoint {
-    pub(super) fn new(dir: &Path, loaded: Loaded, extents_pinned: Arc<()>) -> Self {
-        let Loaded { manifest, map } = loaded;
+    pub(super) fn new(dir: &Path, manifest: Manifest, extents_pinned: Arc<()>) -> Self {
         let kind = kind_of(&manifest);
-        let Manifest { checkpoint, job_name, created_wall_ms, max_parallelism, vertices, states, blobs, .. } = manifest;
+        let job = format::fnv1a(manifest.job_name.as_bytes());
+        let Manifest {
+            checkpoint,
+            job_name,
+            created_wall_ms,
+            max_parallelism,
+            vertices,
+            states,
+            blobs,
+            page_map,
+            pages,
+            ..
+        } = manifest;
         let mut states: Vec<StateDescriptor> = states.into_iter().map(Into::into).collect();
         states.sort_by_key(|state| state.id);
         states.dedup_by_key(|state| state.id);
@@ -48,8 +72,11 @@ impl RestoredCheckpoint {
             vertices: vertices.into_iter().map(|vertex| (vertex.name, vertex.parallelism)).collect(),
             states,
             blobs: blobs.into_iter().map(Into::into).collect(),
-            map,
+            map_blocks: page_map,
+            pages,
+            job,
             dir: dir.to_owned(),
+            is_suspect: Arc::default(),
             _extents_pinned: extents_pinned,
         }
     }
@@ -73,11 +100,11 @@ impl RestoredCheckpoint {
         let mut damages = catalog.damages;
         for superblock in &catalog.checkpoints {
             match reader.load(superblock, Depth::Added) {
-                Ok(loaded) => {
+                Ok(manifest) => {
                     for damage in &damages {
                         tracing::error!(dir = %dir.display(), %damage, "the savepoint is damaged");
                     }
-                    return Ok(Arc::new(Self::new(dir, loaded, Arc::new(()))));
+                    return Ok(Arc::new(Self::new(dir, manifest, Arc::new(()))));
                 }
                 Err(LoadFault::Refused(refusal)) => return Err(refusal),
                 Err(LoadFault::Damaged(found)) => damages.extend(found),
@@ -109,13 +136,13 @@ impl RestoredCheckpoint {
         let mut named = catalog.checkpoints;
         for round in 0..2 {
             for superblock in named.iter().filter(|superblock| is_meant(superblock)) {
-                match reader.rescue(superblock) {
-                    Ok((loaded, found)) => {
-                        damages.extend(found);
+                let job = format::fnv1a(superblock.job_name.as_bytes());
+                match reader.manifest(job, superblock) {
+                    Ok(manifest) => {
                         if round > 0 {
                             damages.push(unnamed(dir, superblock));
                         }
-                        return Ok((Arc::new(Self::new(dir, loaded, Arc::new(()))), damages));
+                        return Ok((Arc::new(Self::new(dir, manifest, Arc::new(()))), damages));
                     }
                     Err(LoadFault::Refused(refusal)) => return Err(refusal),
                     Err(LoadFault::Damaged(found)) => damages.extend(found),
@@ -172,23 +199,110 @@ impl RestoredCheckpoint {
         &self.blobs
     }
 
+    /// How many pages it has.
+    pub fn page_count(&self) -> u64 {
+        self.pages
+    }
+
+    /// Reads where the pages of one state within some key groups lie; blocks. Damage makes the checkpoint suspect.
+    pub fn index(
+        &self,
+        io: &mut dyn Io,
+        arena: &Arena,
+        state: u64,
+        key_groups: KeyGroupRange,
+    ) -> Result<PageIndex, RestoreError> {
+        let mut index = PageIndex::default();
+        let blocks = self.map_blocks_of(state, key_groups);
+        self.read_map_blocks(io, arena, &blocks, |_, entry| {
+            let page = entry.page();
+            let wanted = page.state == state && key_groups.contains(crate::state::KeyGroup(page.key_group));
+            if wanted { index.map.apply_entry(&entry) } else { Ok(()) }
+        })?;
+        Ok(index)
+    }
+
+    /// The same as far as the page map can be read; what cannot is reported and passed over.
+    pub fn index_of_what_is_left(
+        &self,
+        io: &mut dyn Io,
+        arena: &Arena,
+        state: u64,
+        key_groups: KeyGroupRange,
+    ) -> Result<(PageIndex, Vec<Damage>), RestoreError> {
+        let (mut index, mut damages) = (PageIndex::default(), Vec::new());
+        for number in self.map_blocks_of(state, key_groups) {
+            let read = self.read_map_blocks(io, arena, &[number], |_, entry| {
+                let page = entry.page();
+                if page.state == state && key_groups.contains(crate::state::KeyGroup(page.key_group)) {
+                    // A delta whose image was named by a damaged block: that damage is told.
+                    let _ = index.map.apply_entry(&entry);
+                }
+                Ok(())
+            });
+            match read {
+                Ok(()) => {}
+                Err(RestoreError::MapDamaged { damage }) => damages.extend(*damage),
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        Ok((index, damages))
+    }
+
+    /// Which blocks of the page map name pages of a state in some key groups, in the order in which they are applied.
+    pub(crate) fn map_blocks_of(&self, state: u64, key_groups: KeyGroupRange) -> Vec<usize> {
+        let blocks = self.map_blocks.iter().enumerate();
+        blocks.filter(|(_, map)| map.may_name(state, key_groups)).map(|(number, _)| number).collect()
+    }
+
+    /// Reads blocks of the page map; `each` gets the block's number with every entry.
+    pub(super) fn read_map_blocks(
+        &self,
+        io: &mut dyn Io,
+        arena: &Arena,
+        numbers: &[usize],
+        mut each: impl FnMut(usize, Entry) -> Result<(), format::BlockFault>,
+    ) -> Result<(), RestoreError> {
+        let blocks: Vec<MapBlock> = numbers.iter().filter_map(|number| self.map_blocks.get(*number).copied()).collect();
+        let mut reader = Reader::new(io, arena, &self.dir);
+        let read = reader.read_map(self.job, self.id.0, &blocks, |index, entry| each(numbers[index], entry));
+        read.map_err(|fault| match fault {
+            LoadFault::Refused(refusal) => refusal,
+            LoadFault::Damaged(damages) => {
+                self.suspect();
+                RestoreError::MapDamaged { damage: Box::new(damages.into_iter().next()) }
+            }
+        })
+    }
+
+    /// Says that some of its bytes are damaged: the next start must verify all of them before it uses it again.
+    pub(crate) fn suspect(&self) {
+        self.is_suspect.store(true, Ordering::Release);
+    }
+
+    /// Becomes true when damage is found; outlives this value.
+    pub(crate) fn suspicion(&self) -> Arc<AtomicBool> {
+        self.is_suspect.clone()
+    }
+
+    pub(super) fn job(&self) -> u64 {
+        self.job
+    }
+
+    pub(crate) fn extent_path(&self, file: u32) -> PathBuf {
+        self.dir.join(format::extent_name(file))
+    }
+}
+
+impl PageIndex {
     /// The pages of one state within some key groups, in order, each with its pieces in the order of application.
     pub fn pages(&self, state: u64, key_groups: KeyGroupRange) -> impl Iterator<Item = (PageKey, &[PieceRef])> {
         self.map.range(state, key_groups)
     }
 
-    /// The pieces of one page, the image first; empty when the checkpoint has no such page.
+    /// The pieces of one page, the image first; empty when there is no such page.
     pub fn pieces(&self, page: PageKey) -> &[PieceRef] {
         self.map.chain(page)
-    }
-
-    /// How many pages it has.
-    pub fn page_count(&self) -> usize {
-        self.map.pages()
-    }
-
-    pub(super) fn extent_path(&self, file: u32) -> PathBuf {
-        self.dir.join(format::extent_name(file))
     }
 }
 

@@ -4,20 +4,21 @@
 
 use super::error::SavepointError;
 use super::restored::RestoredCheckpoint;
-use super::snapshot::{PageKey, Piece, PieceBlock};
+use super::snapshot::{HashSpan, Piece, PieceBlock};
 use super::store::CheckpointStore;
 use super::{LoadedPiece, PieceLoader};
 use crate::io::Io;
 use crate::memory::{Arena, Buffer};
 use crate::state::{HarvestProgress, KeyGroupRange, StateBackend};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Pieces are gathered into blocks of this size.
 const BLOCK_BYTES: usize = 256 << 10;
 /// Pieces copied per step.
 const PIECES_PER_STEP_MAX: usize = 64;
-/// Key groups looked at per step for pages.
-const KEY_GROUPS_PER_STEP_MAX: usize = 1024;
+/// In so many steps at most the page map of a state is read.
+const INDEX_STEPS_MAX: u16 = 32;
 /// Bytes of pages harvested per step.
 const HARVEST_BYTES_PER_STEP: usize = 1 << 20;
 
@@ -32,9 +33,11 @@ pub(super) struct Copied {
     source: Arc<RestoredCheckpoint>,
     arena: Arena,
     loader: PieceLoader,
-    /// The next pages to ask for: of which state, of which key group.
+    /// The next pages to ask for: of which state, from which key group on.
     next_state: usize,
     next_group: u16,
+    /// What was asked for and has not come yet, in order.
+    asked: VecDeque<HashSpan>,
     filling: Option<(Buffer, Vec<Piece>)>,
     /// A block the store had no room for yet.
     held: Option<PieceBlock>,
@@ -49,6 +52,7 @@ impl SavepointPieces {
             arena: arena.clone(),
             next_state: 0,
             next_group: 0,
+            asked: VecDeque::new(),
             filling: None,
             held: None,
             blocks: 0,
@@ -86,7 +90,7 @@ impl Copied {
         if !self.hand_over(store) {
             return Ok(None);
         }
-        let asked_for_all = self.ask();
+        let asked_for_all = self.ask(io)?;
         self.loader.step(io);
         for _ in 0..PIECES_PER_STEP_MAX {
             let Some(piece) = self.loader.next_piece() else { break };
@@ -102,26 +106,24 @@ impl Copied {
         Ok(self.hand_over(store).then_some(self.blocks))
     }
 
-    /// Asks the loader for the next pages when it has none left. Whether every page was asked for.
-    fn ask(&mut self) -> bool {
+    /// Asks the loader for the next pages when it has none left. Whether every page was asked for. Waits for a few blocks of the page
+    /// map, which take some hundred microseconds.
+    fn ask(&mut self, io: &mut dyn Io) -> Result<bool, SavepointError> {
         let groups = self.source.max_parallelism();
-        for _ in 0..KEY_GROUPS_PER_STEP_MAX {
-            let Some(state) = self.source.states().get(self.next_state) else { return true };
-            if !self.loader.is_idle() {
-                return false;
-            }
-            let group = self.next_group;
-            if group < groups {
-                let range = KeyGroupRange { start: group, end: group + 1 };
-                let pages: Vec<PageKey> = self.source.pages(state.id, range).map(|(page, _)| page).collect();
-                for page in pages {
-                    self.loader.request(page);
-                }
-            }
-            (self.next_state, self.next_group) =
-                if group + 1 < groups { (self.next_state, group + 1) } else { (self.next_state + 1, 0) };
+        let Some(state) = self.source.states().get(self.next_state) else { return Ok(true) };
+        if !self.loader.is_idle() {
+            return Ok(false);
         }
-        self.next_state >= self.source.states().len()
+        let end = self.next_group.saturating_add((groups / INDEX_STEPS_MAX).max(1)).min(groups);
+        let range = KeyGroupRange { start: self.next_group, end };
+        let index = self.source.index(io, &self.arena, state.id, range).map_err(SavepointError::Source)?;
+        for (page, chain) in index.pages(state.id, range) {
+            self.loader.request(page, chain);
+            self.asked.extend(chain.iter().map(|piece| piece.span));
+        }
+        (self.next_state, self.next_group) =
+            if end < groups { (self.next_state, end) } else { (self.next_state + 1, 0) };
+        Ok(self.next_state >= self.source.states().len())
     }
 
     fn add(&mut self, piece: &LoadedPiece) -> Result<(), SavepointError> {
@@ -140,7 +142,8 @@ impl Copied {
         let appended = buffer.append(bytes);
         assert!(appended, "a block with room for the piece was made above");
         buffer.pad_to(8);
-        pieces.push(Piece { page: piece.page, kind: piece.kind, offset, len });
+        let span = self.asked.pop_front().unwrap_or_default();
+        pieces.push(Piece { page: piece.page, kind: piece.kind, offset, len, span });
         Ok(())
     }
 

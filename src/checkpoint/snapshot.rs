@@ -38,6 +38,17 @@ pub struct Piece {
     pub offset: u32,
     /// How many bytes; at most a page image.
     pub len: u32,
+    /// Of an image: which hashes the page holds, so that a restore knows before it has read the page.
+    pub span: HashSpan,
+}
+
+/// The hashes a page holds: those that begin with the first `depth` bits of `prefix`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HashSpan {
+    /// The bits, at the top; the rest is zero.
+    pub prefix: u64,
+    /// How many of them count.
+    pub depth: u8,
 }
 
 /// A buffer full of pieces on its way to the store.

@@ -4,7 +4,7 @@ use super::control::{Control, ControlCommand, ControlSender, Machine};
 use super::handle::JobHandle;
 use super::options::{JobOptions, SubmitError};
 use crate::checkpoint::StoreOptions;
-use crate::io::{Io, IoChoice, IoUnavailable};
+use crate::io::{Io, IoChoice, IoUnavailable, SharedIo};
 use crate::memory::{ArenaOptions, HugePages};
 use crate::slot::{AllowedCpus, Doorbell, IdlePolicy, Slot, SlotError, SlotHandle, drive, spawn_slot};
 use crate::stream::Job;
@@ -155,12 +155,12 @@ impl EngineBuilder {
             let (started, answer) = sync_channel(1);
             let thread = spawn_slot(&format!("slot-{index}"), cpu, move || {
                 let mut io = match crate::io::open(choice, bell.clone()) {
-                    Ok(io) => io,
+                    Ok(io) => SharedIo::new(io),
                     Err(error) => return drop(started.send(Err(error))),
                 };
                 let mut slot = Slot::new(bell, Some(listener), Arc::new(MachineClock));
                 if started.send(Ok(slot.handle().clone())).is_ok() {
-                    drive(&mut slot, &mut *io, IdlePolicy::for_slots(count, cpus.usable()));
+                    drive(&mut slot, &mut io, IdlePolicy::for_slots(count, cpus.usable()));
                 }
             })?;
             engine.slot_threads.push(thread);

@@ -401,7 +401,7 @@ impl Control {
             }
             TaskManagerAction::Checkpoint { job, id, order } => {
                 let wall_ms = self.clock.wall_ms();
-                let ended = self.jobs.get_mut(&job).and_then(|runtime| runtime.order(id, order, wall_ms, now_ns));
+                let ended = self.jobs.get_mut(&job).and_then(|runtime| runtime.order(id, order, wall_ms, now_ns, io));
                 if let Some(end) = ended {
                     self.checkpoint_ended(job, end, io, now_ns);
                 }

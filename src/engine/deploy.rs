@@ -89,6 +89,7 @@ impl JobRuntime {
                 input: (!is_source)
                     .then(|| InputGate::new(channels.inputs.remove(&(vertex, task.subtask)).unwrap_or_default())),
                 restore: self.restored().cloned(),
+                spill_path: self.spill_path(task),
                 inbox,
                 reports,
             },

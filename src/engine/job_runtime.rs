@@ -23,6 +23,7 @@ use crossbeam_queue::ArrayQueue;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How many blocks of pieces may wait between the slots and the store.
 const PIECE_BLOCKS_MAX: usize = 16;
@@ -65,6 +66,8 @@ struct JobStore {
     options: StoreOptions,
     /// `None` while it is closed between two attempts.
     open: Option<CheckpointStore>,
+    /// Whether damage was found in the checkpoint the last attempt started from.
+    suspicion: Option<Arc<AtomicBool>>,
 }
 
 /// How a checkpoint ended.
@@ -151,6 +154,12 @@ impl JobRuntime {
     /// The checkpoint the next attempt starts from.
     pub(super) fn restored(&self) -> Option<&Arc<RestoredCheckpoint>> {
         self.restored.as_ref()
+    }
+
+    /// Where a task may keep state that the memory does not hold.
+    pub(super) fn spill_path(&self, task: TaskAddress) -> Option<PathBuf> {
+        let store = self.store.as_ref()?;
+        Some(store.dir.join(format!("spill-{}-{}.tmp", task.vertex, task.subtask)))
     }
 
     /// The number of the newest checkpoint the directory has seen; 0 for none.
@@ -241,9 +250,15 @@ impl JobRuntime {
         order: CheckpointOrder,
         wall_ms: i64,
         now_ns: u64,
+        io: &mut dyn Io,
     ) -> Option<CheckpointEnd> {
         match order {
-            CheckpointOrder::Trigger { kind, drain } => self.trigger(id, kind, drain, wall_ms, now_ns),
+            CheckpointOrder::Trigger { kind, drain } => {
+                if let Some(store) = self.open_store_mut() {
+                    store.finish_loading(io);
+                }
+                self.trigger(id, kind, drain, wall_ms, now_ns)
+            }
             CheckpointOrder::Commit => {
                 self.sealing = Some(id);
                 // A job without a store has nothing to lose: its checkpoints only tell sinks when to commit.
@@ -299,10 +314,10 @@ impl JobRuntime {
         }
     }
 
-    /// Whether the store has work under way that an answer of the disk will bring on.
+    /// Whether the store has work under way.
     pub(super) fn store_is_busy(&self) -> bool {
-        let writes = |store: &CheckpointStore| store.in_progress().is_some();
-        self.store.as_ref().and_then(|store| store.open.as_ref()).is_some_and(writes) || self.savepoints.are_copied()
+        let works = |store: &CheckpointStore| store.in_progress().is_some() || store.is_loading();
+        self.store.as_ref().and_then(|store| store.open.as_ref()).is_some_and(works) || self.savepoints.are_copied()
     }
 
     /// Closes the store and lets the directory's lock go. Waits for operations in flight.
@@ -358,8 +373,12 @@ impl JobRuntime {
         let identity = JobIdentity { name: self.graph.name.clone() };
         self.restored = None;
         if let Some(store) = &mut self.store {
-            let opened = CheckpointStore::open(io, &self.arena, &store.dir, &identity, store.options)?;
+            // Damage that was found while it was in use: this time nothing is believed unread.
+            let verify_everything = store.suspicion.as_ref().is_some_and(|suspicion| suspicion.load(Ordering::Acquire));
+            let options = StoreOptions { verify_everything, ..store.options };
+            let opened = CheckpointStore::open(io, &self.arena, &store.dir, &identity, options)?;
             store.open = Some(opened.store);
+            store.suspicion = opened.restored.as_ref().map(|restored| restored.suspicion());
             self.restored = opened.restored;
         }
         let held = self.restored.as_ref().map(|restored| restored.id());
@@ -394,7 +413,7 @@ impl JobStore {
     fn new(options: &CheckpointOptions, store_options: StoreOptions) -> Self {
         let store_options = StoreOptions { retained_count: options.retained, ..store_options };
         let (dir, follower) = (options.dir.clone(), options.follower.clone());
-        Self { dir, follower, options: store_options, open: None }
+        Self { dir, follower, options: store_options, open: None, suspicion: None }
     }
 }
 

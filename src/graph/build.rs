@@ -35,6 +35,11 @@ pub trait ChainRoot {
 
 /// The head of a chain that is fed from an edge.
 pub trait EdgeRoot: ChainRoot {
+    /// Whether the state that the records of a frame need is in memory; if not, starts to read it, and the frame is offered again.
+    fn is_ready_for(&mut self, _cx: &mut ChainContext<'_>, _frame: &RecordFrame<'_>) -> bool {
+        true
+    }
+
     /// Takes the records of a frame, in order.
     fn records(&mut self, cx: &mut ChainContext<'_>, frame: &RecordFrame<'_>);
 }

@@ -14,6 +14,7 @@ mod completions;
 mod open_files;
 mod owned_buf;
 mod posix;
+mod shared;
 mod sim_disk;
 mod sim_fault;
 mod sim_file;
@@ -25,6 +26,7 @@ mod uring_op;
 
 pub use blocking::BlockingIo;
 pub use choice::{IoChoice, IoUnavailable, Refusal, open};
+pub use shared::SharedIo;
 pub use sim_disk::{SimDisk, SimDiskOptions, Survivors};
 pub use sim_fault::{DiskFault, InjectedFault, Repeat};
 pub use sim_io::SimIo;
@@ -265,7 +267,13 @@ pub trait Io {
     /// 1 ms and wakes every few milliseconds; without any it sleeps undisturbed.
     fn wait(&mut self, at_most: Duration);
 
-    /// Runs one operation to its end, waiting for it: for start-up, restore and offline tools, never for a run loop.
+    /// A handle on this `Io` that its owner may keep, where it has several owners; `None` where it has one.
+    fn shared(&self) -> Option<SharedIo> {
+        None
+    }
+
+    /// Runs one operation to its end, waiting for it: for start-up, restore and offline tools, and for a page of state that is
+    /// needed now; else never in a run loop.
     fn complete(&mut self, op: IoOp) -> Result<IoOutput, IoError> {
         let token = self.submit(op);
         loop {

@@ -87,6 +87,23 @@ impl Arena {
         Ok(block)
     }
 
+    /// As `take`, but leaves at least `leave_bytes` of the budget to others: blocks of this size that are free are lent as long as there are
+    /// any, larger ones are not split and no chunk is mapped that would eat into them. For those who can do with less.
+    pub fn take_leaving(&self, who: &'static str, size: BlockSize, leave_bytes: usize) -> Result<Block, MemoryError> {
+        let budget = self.budget();
+        let left_bytes = budget.limit_bytes().saturating_sub(budget.used_bytes());
+        if left_bytes < leave_bytes.saturating_add(CHUNK_LEN_BYTES) && self.shared.lock().free[size as usize].is_empty()
+        {
+            let (asked_bytes, limit_bytes) = (size.bytes(), budget.limit_bytes());
+            return Err(MemoryError::BudgetExhausted { who, asked_bytes, left_bytes, limit_bytes });
+        }
+        self.take(who, size)
+    }
+
+    pub(super) fn shared(&self) -> &Arc<ArenaShared> {
+        &self.shared
+    }
+
     /// The budget this arena counts against.
     pub fn budget(&self) -> &MemoryBudget {
         &self.shared.budget
@@ -110,10 +127,10 @@ impl ArenaShared {
         self.carved.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Splits a free block of the next size, which may first have to be split off itself: a small block must not use up a whole chunk.
+    /// Cuts up a free block of a larger size, which may first have to be cut off itself: a small block must not use up a whole chunk.
     fn refill(&self, carved: &mut Carved, who: &'static str, size: BlockSize) -> Result<(), MemoryError> {
-        let (start, len) = match BlockSize::ALL.get(size as usize + 1) {
-            Some(&larger) => {
+        let (start, len) = match size.cut_from() {
+            Some(larger) => {
                 if carved.free[larger as usize].is_empty() {
                     self.refill(carved, who, larger)?;
                 }
@@ -124,10 +141,13 @@ impl ArenaShared {
             None => self.map_chunk(carved, who)?,
         };
         // Blocks are pushed highest address first, so that they are lent lowest first and memory is touched in order.
-        for offset in (0..len / size.bytes()).rev().map(|i| i * size.bytes()) {
+        let mut free = |size: BlockSize, offset: usize| {
             let address = NonNull::new(start.as_ptr().wrapping_add(offset)).expect("inside a mapping");
             carved.free[size as usize].push(FreeBlock(address));
-        }
+        };
+        let cut = len - len % size.bytes();
+        (cut..len).step_by(BlockSize::K4.bytes()).for_each(|offset| free(BlockSize::K4, offset));
+        (0..cut).step_by(size.bytes()).rev().for_each(|offset| free(size, offset));
         Ok(())
     }
 
@@ -172,6 +192,26 @@ mod tests {
         a.fill(1);
         b.fill(2);
         assert!(a.iter().all(|&x| x == 1) && b.iter().all(|&x| x == 2));
+    }
+
+    #[test]
+    fn blocks_of_every_size_are_cut_so_that_nothing_is_lost_and_none_overlap() {
+        for size in BlockSize::ALL {
+            let arena = arena(2 << 20);
+            let mut blocks = Vec::new();
+            while let Ok(mut block) = arena.take("test", size) {
+                block.fill(1);
+                blocks.push(block);
+            }
+            while let Ok(mut block) = arena.take("test", BlockSize::K4) {
+                block.fill(1);
+                blocks.push(block);
+            }
+            assert_eq!(blocks.iter().map(|block| block.len()).sum::<usize>(), 2 << 20, "{size:?}");
+            let count = blocks.len();
+            let own = blocks.iter_mut().filter_map(|block| (std::mem::take(&mut block[0]) == 1).then_some(()));
+            assert_eq!(own.count(), count, "two blocks of {size:?} begin at the same byte");
+        }
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! A block: a power-of-two piece of arena memory with exactly one owner.
+//! A block: a piece of arena memory with exactly one owner.
 //!
 //! Invariant: the bytes of a block belong to this value alone from the moment the arena hands it out until it is dropped,
 //! and the arena's mapping outlives it (each block holds the arena).
 #![allow(unsafe_code, reason = "turns the arena's raw chunk memory into exclusively owned slices")]
 
-use super::arena::ArenaShared;
+use super::arena::{Arena, ArenaShared};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -14,31 +14,53 @@ use std::sync::Arc;
 pub enum BlockSize {
     /// 4 KiB.
     K4 = 0,
-    /// 16 KiB, a page of keyed state.
-    K16 = 1,
+    /// 8 KiB.
+    K8 = 1,
+    /// 12 KiB, a page of keyed state after a split.
+    K12 = 2,
+    /// 16 KiB, a full page of keyed state.
+    K16 = 3,
     /// 32 KiB, a segment of an exchange.
-    K32 = 2,
+    K32 = 4,
     /// 64 KiB.
-    K64 = 3,
+    K64 = 5,
     /// 256 KiB.
-    K256 = 4,
+    K256 = 6,
     /// 1 MiB, a checkpoint block.
-    M1 = 5,
+    M1 = 7,
 }
 
 impl BlockSize {
     /// Every size, smallest first.
-    pub const ALL: [BlockSize; 6] = [Self::K4, Self::K16, Self::K32, Self::K64, Self::K256, Self::M1];
+    pub const ALL: [BlockSize; 8] =
+        [Self::K4, Self::K8, Self::K12, Self::K16, Self::K32, Self::K64, Self::K256, Self::M1];
 
     /// The size in bytes.
     pub const fn bytes(self) -> usize {
         match self {
             Self::K4 => 4 << 10,
+            Self::K8 => 8 << 10,
+            Self::K12 => 12 << 10,
             Self::K16 => 16 << 10,
             Self::K32 => 32 << 10,
             Self::K64 => 64 << 10,
             Self::K256 => 256 << 10,
             Self::M1 => 1 << 20,
+        }
+    }
+
+    /// The size of the blocks that are cut to get some of this size; `None` when those are whole chunks. What cutting leaves over is 4 KiB.
+    pub(super) const fn cut_from(self) -> Option<Self> {
+        match self {
+            Self::K4 => Some(Self::K8),
+            Self::K8 => Some(Self::K16),
+            // 21 of them, and 4 KiB are left.
+            Self::K12 => Some(Self::K256),
+            Self::K16 => Some(Self::K32),
+            Self::K32 => Some(Self::K64),
+            Self::K64 => Some(Self::K256),
+            Self::K256 => Some(Self::M1),
+            Self::M1 => None,
         }
     }
 
@@ -70,6 +92,11 @@ impl Block {
     /// The bytes lie in one of `arena`'s chunks, are initialised, aligned to 4 KiB, and nobody else refers to them.
     pub(super) unsafe fn from_raw(start: NonNull<u8>, size: BlockSize, arena: Arc<ArenaShared>) -> Self {
         Self { start, len_bytes: size.bytes() as u32, size, arena }
+    }
+
+    /// A block without bytes: what is left where the bytes went elsewhere.
+    pub(crate) fn nothing(arena: &Arena) -> Self {
+        Self { start: NonNull::dangling(), len_bytes: 0, size: BlockSize::K4, arena: arena.shared().clone() }
     }
 
     /// The size class of this block.
@@ -117,7 +144,9 @@ impl std::ops::DerefMut for Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        self.arena.give_back(self.start, self.size);
+        if self.len_bytes > 0 {
+            self.arena.give_back(self.start, self.size);
+        }
     }
 }
 

@@ -26,6 +26,17 @@ impl Buffer {
         Ok(Self { block: arena.take(who, size.unwrap_or(BlockSize::M1))?, len: 0 })
     }
 
+    /// A buffer around a block whose every byte is data.
+    pub(crate) fn full(block: Block) -> Self {
+        let len = block.len();
+        Self { block, len }
+    }
+
+    /// The block, without what it holds being forgotten.
+    pub(crate) fn into_block(self) -> Block {
+        self.block
+    }
+
     /// Bytes that hold data.
     pub fn len(&self) -> usize {
         self.len

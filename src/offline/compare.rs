@@ -1,6 +1,6 @@
 //! What two checkpoints hold differently: by state and entry, not by page, so that two histories of the same content are equal.
 
-use super::read::{OfflineCheckpoint, OfflineError};
+use super::read::{OfflineCheckpoint, OfflineError, extend_damages};
 use crate::checkpoint::{Damage, StateDescriptor};
 use crate::io::Io;
 use crate::state::RawEntry;
@@ -71,7 +71,7 @@ pub fn compare(
                     continue;
                 };
                 let found = checkpoint.key_group(io, state, key_group)?;
-                damages.extend(found.damages);
+                extend_damages(&mut damages, found.damages);
                 held[side].extend(found.entries.into_iter().map(|entry| ((entry.kind, entry.key), entry.value)));
             }
             let [mut of_first, of_second] = held;

@@ -33,7 +33,7 @@ pub struct DecodedEntry {
 /// Takes an entry of a state with this layout apart. `None` for entries that only help others: the lengths of lists and maps, the
 /// order of a map's keys.
 pub fn decode(layout: &str, entry: &RawEntry) -> Option<DecodedEntry> {
-    let layout = layout.rsplit_once("; cells of").map_or(layout, |(layout, _)| layout);
+    let layout = layout.rsplit_once(", cells of").map_or(layout, |(layout, _)| layout);
     let parts = match entry.kind {
         EntryKind::ListLen | EntryKind::MapLen | EntryKind::MapKey => return None,
         EntryKind::Value => value_parts(layout, entry),

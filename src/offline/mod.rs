@@ -17,5 +17,5 @@ mod write;
 
 pub use compare::{Difference, StateDifference, compare};
 pub use decode::{Decoded, DecodedEntry, decode};
-pub use read::{KeyGroupEntries, OfflineCheckpoint, OfflineError};
+pub use read::{KeyGroupEntries, OfflineCheckpoint, OfflineError, extend_damages};
 pub use write::SavepointWriter;

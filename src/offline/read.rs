@@ -133,19 +133,17 @@ impl OfflineCheckpoint {
         let mut raw = RawKeyGroup::new(state, key_group, &self.arena)?;
         let mut found = KeyGroupEntries::default();
         let range = KeyGroupRange { start: key_group, end: key_group + 1 };
-        let mut chains = Vec::new();
-        for (page, chain) in self.checkpoint.pages(state.id, range) {
-            found.pages += 1;
-            found.stored_bytes += chain.iter().map(|piece| u64::from(piece.len)).sum::<u64>();
-            chains.push((page, chain.len()));
-        }
-        if chains.is_empty() {
+        let (index, damages) = self.checkpoint.index_of_what_is_left(io, &self.arena, state.id, range)?;
+        found.damages = damages;
+        if index.pages(state.id, range).next().is_none() {
             return Ok(found);
         }
         let mut loader = PieceLoader::new(self.checkpoint.clone(), self.arena.clone());
-        for (page, pieces) in chains {
-            loader.request(page);
-            let read = read_pieces(io, &mut loader, pieces);
+        for (page, chain) in index.pages(state.id, range) {
+            found.pages += 1;
+            found.stored_bytes += chain.iter().map(|piece| u64::from(piece.len)).sum::<u64>();
+            loader.request(page, chain);
+            let read = read_pieces(io, &mut loader, chain.len());
             let added = read.map_err(|error| self.damage_of(page, error)).and_then(|pieces| {
                 let pieces = pieces.iter().map(|(kind, bytes)| (*kind, bytes.as_slice()));
                 raw.add_page(page, pieces).map_err(|error| self.damage(page, &error.to_string()))
@@ -173,7 +171,7 @@ impl OfflineCheckpoint {
             let mut found = self.key_group(io, state, key_group)?;
             found.entries.sort_unstable();
             found.entries.into_iter().for_each(|entry| each(key_group, entry));
-            damages.extend(found.damages);
+            extend_damages(&mut damages, found.damages);
         }
         Ok(damages)
     }
@@ -191,8 +189,9 @@ impl OfflineCheckpoint {
         for asked in backend.descriptors() {
             let Some(stored) = self.states().iter().find(|stored| stored.id == asked.id) else { continue };
             check_compatible(stored, &asked)?;
-            for (page, _) in self.checkpoint.pages(asked.id, backend.key_groups()) {
-                loader.request(page);
+            let index = self.checkpoint.index(io, &self.arena, asked.id, backend.key_groups())?;
+            for (page, chain) in index.pages(asked.id, backend.key_groups()) {
+                loader.request(page, chain);
             }
             while !loader.is_idle() {
                 match next_piece(io, loader)? {
@@ -225,6 +224,15 @@ impl OfflineCheckpoint {
             offset: 0,
             what: format!("state {state}, key group {key_group}, page {page}"),
             fault: BlockFault::Malformed(what.to_owned()),
+        }
+    }
+}
+
+/// Adds what was not told before: a block of the page map is about many key groups.
+pub fn extend_damages(told: &mut Vec<Damage>, found: Vec<Damage>) {
+    for damage in found {
+        if !told.contains(&damage) {
+            told.push(damage);
         }
     }
 }

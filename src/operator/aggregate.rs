@@ -218,7 +218,7 @@ of_field! {
 }
 
 /// Count, mean and population variance of some records.
-#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable, millstream::Schema)]
 #[repr(C)]
 pub struct Moments {
     /// How many records.

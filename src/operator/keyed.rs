@@ -4,9 +4,11 @@ use super::{ChainContext, Flow, Signal};
 use crate::exchange::{RecordFrame, RecordRef};
 use crate::graph::{ChainRoot, EdgeRoot};
 use crate::record::{Key, Record, Stamp};
-use crate::state::{Hashed, KeyContext};
+use crate::state::{Hashed, KeyContext, StateBackend, StateError};
 use crate::time::EventTimeMs;
+use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::rc::Rc;
 
 /// How many records a keyed stage is handed at once: as many as the state looks ahead.
 pub const BATCH_RECORDS_MAX: usize = 16;
@@ -24,6 +26,17 @@ pub trait KeyedStage<K: Key + ?Sized, R: Record>: 'static {
         for record in records {
             self.record(cx, &frame.stamp(record.at), record.key, record.view, record.bytes);
         }
+    }
+
+    /// Whether the pages of the state that a record of this key and time needs are in memory; if not, starts to read them. Only for
+    /// speed: pages are read at the latest when they are touched.
+    fn look_ahead(
+        &mut self,
+        state: &RefCell<StateBackend>,
+        _at: EventTimeMs,
+        key: Hashed<'_, K>,
+    ) -> Result<bool, StateError> {
+        state.borrow_mut().look_ahead(&key)
     }
 
     /// As `Stage::signal`.
@@ -56,14 +69,35 @@ impl<K: ?Sized, R: Record> Copy for KeyedRecord<'_, K, R> {}
 /// Reads frames of keyed records in place and hands them to a keyed stage.
 pub struct KeyedHead<K: ?Sized, R, S> {
     keys: KeyContext,
+    state: Rc<RefCell<StateBackend>>,
     stage: S,
+    /// The pages that the next frame needs were asked for.
+    has_looked_ahead: bool,
     _record: PhantomData<fn(&R, &K)>,
 }
 
 impl<K: Key + ?Sized, R: Record, S: KeyedStage<K, R>> KeyedHead<K, R, S> {
-    /// The head of a chain in front of `stage`.
-    pub fn new(keys: KeyContext, stage: S) -> Self {
-        Self { keys, stage, _record: PhantomData }
+    /// The head of a chain in front of `stage`, whose states are in `state`.
+    pub fn new(keys: KeyContext, state: Rc<RefCell<StateBackend>>, stage: S) -> Self {
+        Self { keys, state, stage, has_looked_ahead: false, _record: PhantomData }
+    }
+
+    /// Asks for the pages of all records of a frame at once, so that the disk reads them side by side. What the first look did not get
+    /// (memory does not hold them all) is read when it is touched.
+    fn look_ahead(&mut self, frame: &RecordFrame<'_>) -> Result<bool, StateError> {
+        self.state.borrow_mut().collect_pages()?;
+        if self.has_looked_ahead {
+            self.has_looked_ahead = self.state.borrow().reads_under_way() > 0;
+            return Ok(!self.has_looked_ahead);
+        }
+        let mut all_are_in = true;
+        for record in frame.records() {
+            if let Some(key) = K::from_bytes(record.key) {
+                all_are_in &= self.stage.look_ahead(&self.state, record.at, self.keys.hash(key))?;
+            }
+        }
+        self.has_looked_ahead = !all_are_in;
+        Ok(all_are_in)
     }
 }
 
@@ -78,6 +112,17 @@ impl<K: Key + ?Sized, R: Record, S: KeyedStage<K, R>> ChainRoot for KeyedHead<K,
 }
 
 impl<K: Key + ?Sized, R: Record, S: KeyedStage<K, R>> EdgeRoot for KeyedHead<K, R, S> {
+    fn is_ready_for(&mut self, cx: &mut ChainContext<'_>, frame: &RecordFrame<'_>) -> bool {
+        if !self.state.borrow().has_absent() {
+            self.has_looked_ahead = false;
+            return true;
+        }
+        self.look_ahead(frame).unwrap_or_else(|error| {
+            cx.fail("state", error);
+            true
+        })
+    }
+
     fn records(&mut self, cx: &mut ChainContext<'_>, frame: &RecordFrame<'_>) {
         // Setting up a batch costs more than a few records gain.
         if S::TAKES_BATCHES && frame.count() >= BATCH_RECORDS_MAX {

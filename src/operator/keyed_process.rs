@@ -1,7 +1,12 @@
 //! What a keyed process function is: state, timers and side output in one place. Semantics: Flink `KeyedProcessFunction`.
 
+use super::aggregate::Aggregate;
+use super::operator_state::{BroadcastState, ListSharing, OperatorList, OperatorStates};
 use crate::record::{Key, Record, Stamp};
-use crate::state::{Hashed, ListState, MapState, StateBackend, StateError, StateValue, Timers, ValueState};
+use crate::state::{
+    AggregatingState, ExpiringList, ExpiringMap, ExpiringValue, Hashed, ListState, MapState, ReducingState,
+    StateBackend, StateClock, StateError, StateTtl, StateValue, Timers, ValueState,
+};
 use crate::time::{EventTimeMs, Watermark};
 
 /// A function over the records of each key, in arrival order or (asked for at the stream) in event-time order.
@@ -47,7 +52,7 @@ pub trait Emit<T, S> {
 }
 
 /// The side output of a function that has none: there is no value of this type to emit.
-#[derive(Clone, Copy, Debug, bytemuck::Zeroable, bytemuck::Pod)]
+#[derive(Clone, Copy, Debug, bytemuck::Zeroable, bytemuck::Pod, millstream::Schema)]
 #[repr(C)]
 pub struct NoSide([u8; 0]);
 
@@ -55,12 +60,26 @@ pub struct NoSide([u8; 0]);
 pub struct StateRegistry<'a> {
     backend: &'a mut StateBackend,
     operator: &'a str,
+    clock: StateClock,
+    operator_states: OperatorStates,
+}
+
+/// What belongs to the states that a function opened.
+pub(super) struct OpenedStates {
+    /// What its expiring states expire by.
+    pub clock: StateClock,
+    /// What it remembers beside its keys.
+    pub operator_states: OperatorStates,
 }
 
 impl<'a> StateRegistry<'a> {
     /// For the operator of this name.
     pub(crate) fn new(backend: &'a mut StateBackend, operator: &'a str) -> Self {
-        Self { backend, operator }
+        Self { backend, operator, clock: StateClock::default(), operator_states: OperatorStates::default() }
+    }
+
+    pub(super) fn opened(self) -> OpenedStates {
+        OpenedStates { clock: self.clock, operator_states: self.operator_states }
     }
 
     /// One value per key.
@@ -81,6 +100,100 @@ impl<'a> StateRegistry<'a> {
     /// A list per key.
     pub fn list<K: Key + ?Sized, V: StateValue>(&mut self, name: &str) -> Result<ListState<K, V>, StateError> {
         self.backend.list(self.operator, name)
+    }
+
+    /// One value per key, into which `function` folds others: given the value so far and the one to add.
+    pub fn reducing<K, V, F>(&mut self, name: &str, function: F) -> Result<ReducingState<K, V, F>, StateError>
+    where
+        K: Key + ?Sized,
+        V: StateValue,
+        F: Fn(V, V) -> V,
+    {
+        self.backend.reducing(self.operator, name, function)
+    }
+
+    /// One accumulator per key, to which records are added.
+    pub fn aggregating<K, V, A>(&mut self, name: &str, aggregate: A) -> Result<AggregatingState<K, V, A>, StateError>
+    where
+        K: Key + ?Sized,
+        A: Aggregate<V>,
+    {
+        self.backend.aggregating(self.operator, name, aggregate)
+    }
+
+    /// One value per key, as long as it is used often enough.
+    pub fn expiring_value<K, V>(&mut self, name: &str, ttl: StateTtl) -> Result<ExpiringValue<K, V>, StateError>
+    where
+        K: Key + ?Sized,
+        V: StateValue,
+    {
+        self.backend.expiring_value(self.operator, name, ttl, &self.clock)
+    }
+
+    /// A map per key, each entry as long as it is used often enough.
+    pub fn expiring_map<K, MK, MV>(&mut self, name: &str, ttl: StateTtl) -> Result<ExpiringMap<K, MK, MV>, StateError>
+    where
+        K: Key + ?Sized,
+        MK: Key + ?Sized,
+        MV: StateValue,
+    {
+        self.backend.expiring_map(self.operator, name, ttl, &self.clock)
+    }
+
+    /// A list per key, each element as long as it is used often enough.
+    pub fn expiring_list<K, V>(&mut self, name: &str, ttl: StateTtl) -> Result<ExpiringList<K, V>, StateError>
+    where
+        K: Key + ?Sized,
+        V: StateValue,
+    {
+        self.backend.expiring_list(self.operator, name, ttl, &self.clock)
+    }
+
+    /// As `reducing`, as long as the key's value is used often enough.
+    pub fn expiring_reducing<K, V, F>(
+        &mut self,
+        name: &str,
+        function: F,
+        ttl: StateTtl,
+    ) -> Result<ReducingState<K, V, F, ExpiringValue<K, V>>, StateError>
+    where
+        K: Key + ?Sized,
+        V: StateValue,
+        F: Fn(V, V) -> V,
+    {
+        self.backend.expiring_reducing(self.operator, name, function, ttl, &self.clock)
+    }
+
+    /// As `aggregating`, as long as the key's accumulator is used often enough.
+    pub fn expiring_aggregating<K, V, A>(
+        &mut self,
+        name: &str,
+        aggregate: A,
+        ttl: StateTtl,
+    ) -> Result<AggregatingState<K, V, A, ExpiringValue<K, A::Accumulator>>, StateError>
+    where
+        K: Key + ?Sized,
+        A: Aggregate<V>,
+    {
+        self.backend.expiring_aggregating(self.operator, name, aggregate, ttl, &self.clock)
+    }
+
+    /// A list of this subtask, beside all keys.
+    pub fn operator_list<V: StateValue>(
+        &mut self,
+        name: &str,
+        sharing: ListSharing,
+    ) -> Result<OperatorList<V>, StateError> {
+        self.operator_states.list(self.operator, name, sharing)
+    }
+
+    /// A map that every subtask has a copy of, beside all keys.
+    pub fn broadcast<K, V>(&mut self, name: &str) -> Result<BroadcastState<K, V>, StateError>
+    where
+        K: Key + ?Sized,
+        V: StateValue,
+    {
+        self.operator_states.broadcast(self.operator, name)
     }
 }
 

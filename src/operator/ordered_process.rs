@@ -40,7 +40,7 @@ where
         next: N,
     ) -> Result<Self, BuildError> {
         let process = Process::open(operator, function, side, cx, next)?;
-        let waiting = cx.state.borrow_mut().event_queue(operator, "waiting")?;
+        let waiting = cx.state.borrow_mut().event_queue::<K, R>(operator, "waiting")?;
         Ok(Self { process, waiting, counters: cx.metrics.counters(operator) })
     }
 
@@ -82,7 +82,8 @@ where
     let stamp = Stamp { at: event.at, clock: EventTimeMs::MIN, split: event.split, origin_ns: cx.origin_ns };
     let key = Hashed::in_group(event.key::<K>(), event.group());
     match R::view(event.payload()) {
-        Ok(record) => process.on_record(cx, &stamp, key, record),
+        // Not by the watermark, whose steps depend on speed: all that is before this record has been delivered.
+        Ok(record) => process.on_record(cx, &stamp, key, record, event.at),
         Err(error) => cx.fail(&process.operator, error),
     }
 }

@@ -2,13 +2,14 @@
 //!
 //! Semantics: Flink `KeyedProcessOperator`. Unlike Flink, timers of one time fire in the order of their keys.
 
-use super::keyed::KeyedStage;
-use super::keyed_process::{KeyedContext, KeyedProcess, StateRegistry};
+use super::keyed::{KeyedRecord, KeyedStage};
+use super::keyed_process::{KeyedContext, KeyedProcess, OpenedStates, StateRegistry};
 use super::output::{Output, SideGate};
 use super::{ChainContext, Flow, Signal, Stage};
+use crate::exchange::RecordFrame;
 use crate::graph::{BuildContext, BuildError};
 use crate::record::{Key, Record, Stamp};
-use crate::state::{DueTimer, Hashed, StateError, Timers};
+use crate::state::{DueTimer, Hashed, Prefetch, StateError, Timers};
 use crate::time::{EventTimeMs, Watermark};
 use std::sync::Arc;
 
@@ -20,6 +21,9 @@ pub struct Process<K: Key + ?Sized, V, P: KeyedProcess<K, V>, N> {
     pub(super) operator: Arc<str>,
     function: P,
     state: P::State,
+    opened: OpenedStates,
+    /// The states that are found by the key alone.
+    prefetch: Prefetch,
     timers: Timers<K>,
     watermark: Watermark,
     side: SideGate<P::Side>,
@@ -41,21 +45,34 @@ where
         next: N,
     ) -> Result<Self, BuildError> {
         let mut backend = cx.state.borrow_mut();
-        let state = function.open(&mut StateRegistry::new(&mut backend, operator))?;
+        let mut registry = StateRegistry::new(&mut backend, operator);
+        let state = function.open(&mut registry)?;
+        let opened = registry.opened();
+        let prefetch = backend.prefetch(operator);
         let timers = backend.timers(operator, "timers")?;
-        Ok(Self { operator: operator.clone(), function, state, timers, watermark: Watermark::MIN, side, next })
+        let watermark = Watermark::MIN;
+        Ok(Self { operator: operator.clone(), function, state, opened, prefetch, timers, watermark, side, next })
     }
 
-    /// Hands one record to the function.
-    pub(super) fn on_record(&mut self, cx: &mut ChainContext<'_>, stamp: &Stamp, key: Hashed<'_, K>, record: &V) {
+    /// Hands one record to the function. Event-time state expires by `expiry`.
+    pub(super) fn on_record(
+        &mut self,
+        cx: &mut ChainContext<'_>,
+        stamp: &Stamp,
+        key: Hashed<'_, K>,
+        record: &V,
+        expiry: Watermark,
+    ) {
+        self.opened.clock.set(cx.wall_ms, expiry, stamp.at);
         let mut keyed = KeyedContext::new(key, *stamp, self.watermark, &mut self.timers);
         let mut out = Output { next: &mut self.next, side: &mut self.side, cx, stamp: *stamp };
         let done = self.function.on_record(&mut self.state, &mut keyed, record, &mut out);
         self.report(cx, done);
     }
 
-    /// Fires one timer.
+    /// Fires one timer. The watermark has come at least to its time, so event-time state expires by that.
     pub(super) fn on_timer(&mut self, cx: &mut ChainContext<'_>, timer: &DueTimer) {
+        self.opened.clock.set(cx.wall_ms, self.watermark.max(timer.at), timer.at);
         let stamp = Stamp { at: timer.at, clock: EventTimeMs::MIN, split: 0, origin_ns: cx.origin_ns };
         let key = Hashed::in_group(timer.key::<K>(), timer.group());
         let mut keyed = KeyedContext::new(key, stamp, self.watermark, &mut self.timers);
@@ -95,8 +112,13 @@ where
 
     /// Hands a signal to both outputs, after the function has had its part.
     pub(super) fn pass_on(&mut self, cx: &mut ChainContext<'_>, signal: &mut Signal<'_>) -> Flow {
-        if let Signal::Restore(_) = signal {
-            self.timers.rebuild();
+        match signal {
+            Signal::Restore(restored) => {
+                self.timers.rebuild();
+                self.report(cx, self.opened.operator_states.restore(restored));
+            }
+            Signal::Snapshot(builder) => self.opened.operator_states.snapshot(builder),
+            _ => {}
         }
         let side = self.side.signal(cx, signal);
         assert!(side == Flow::Done, "an exchange takes every signal at once");
@@ -140,7 +162,16 @@ where
         record: &R::View,
         _bytes: &[u8],
     ) {
-        self.on_record(cx, stamp, key, record);
+        self.on_record(cx, stamp, key, record, self.watermark);
+    }
+
+    const TAKES_BATCHES: bool = true;
+
+    fn batch(&mut self, cx: &mut ChainContext<'_>, frame: &RecordFrame<'_>, records: &[KeyedRecord<'_, K, R>]) {
+        self.prefetch.fetch(records.iter().map(|record| record.key));
+        for record in records {
+            self.on_record(cx, &frame.stamp(record.at), record.key, record.view, self.watermark);
+        }
     }
 
     fn signal(&mut self, cx: &mut ChainContext<'_>, signal: &mut Signal<'_>) -> Flow {

@@ -11,9 +11,10 @@
 //! by the clock of the record's split, and records that fall between windows (slide larger than size) are counted.
 
 use super::aggregate::Aggregate;
-use super::keyed::KeyedStage;
+use super::keyed::{KeyedRecord, KeyedStage};
 use super::output::SideGate;
 use super::{ChainContext, Flow, Signal, Stage};
+use crate::exchange::RecordFrame;
 use crate::graph::{BuildContext, BuildError};
 use crate::metrics::{LossReason, OperatorCounters};
 use crate::record::{Key, Record, Stamp};
@@ -34,7 +35,7 @@ struct SliceKey {
 }
 
 /// In front of the accumulator with `missed` 0: what else there is of the slice.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable, millstream::Schema)]
 #[repr(C)]
 struct SliceHeader {
     /// 1 when this accumulator holds a record (it also stands for the slice when only others do).
@@ -236,6 +237,18 @@ where
     ) {
         if let Err(error) = self.add(cx, stamp, key, record) {
             cx.fail(&self.operator, error);
+        }
+    }
+
+    const TAKES_BATCHES: bool = true;
+
+    fn batch(&mut self, cx: &mut ChainContext<'_>, frame: &RecordFrame<'_>, records: &[KeyedRecord<'_, K, R>]) {
+        let windows = self.windows;
+        // Most records miss no window; the others find their accumulator without help.
+        let slice = |at: EventTimeMs| SliceKey { start: windows.slice_start(at.0), missed: 0 };
+        self.slices.prefetch(records.iter().map(|record| (record.key, slice(record.at))));
+        for record in records {
+            self.record(cx, &frame.stamp(record.at), record.key, record.view, record.bytes);
         }
     }
 

@@ -3,18 +3,18 @@
 //! Fixed-size records (`#[derive(Record)]` on a `#[repr(C)]` struct of plain numbers) travel as their own bytes. Archived records
 //! (`#[record(archived)]` beside rkyv's derives: strings, vectors) travel as rkyv archives. Both are read in place.
 
-use crate::record::RecordShape;
+use crate::record::{RecordShape, Schema};
 use bytemuck::Pod;
 use rkyv::util::AlignedVec;
 
 /// A type that can cross from one task to another.
 ///
-/// Implemented by `#[derive(Record)]`, and for every `bytemuck::Pod` type (numbers, arrays of numbers).
+/// Implemented by `#[derive(Record)]`, and for every `bytemuck::Pod` type that says what it consists of (numbers, arrays of numbers).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot travel between tasks: it is not a record",
     note = "derive it: `#[derive(Record)]` with `#[repr(C)]` for plain numbers, or `#[record(archived)]` with rkyv's derives for strings and vectors"
 )]
-pub trait Record: 'static {
+pub trait Record: Schema + 'static {
     /// What the receiving side reads in place: the type itself when it is fixed-size, its archived form otherwise.
     type View: 'static;
 
@@ -57,7 +57,7 @@ pub struct Scratch {
     bytes: AlignedVec<16>,
 }
 
-impl<T: Pod> Record for T {
+impl<T: Pod + Schema> Record for T {
     type View = T;
 
     fn shape(key_len: Option<usize>) -> RecordShape {

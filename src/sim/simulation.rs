@@ -12,7 +12,7 @@ use super::Rng;
 use super::schedule::Schedule;
 use crate::checkpoint::StoreOptions;
 use crate::engine::{JobHandle, JobOptions, SteppedEngine, SubmitError};
-use crate::io::{Io, SimDisk, SimDiskOptions, SimIo, Survivors};
+use crate::io::{Io, SharedIo, SimDisk, SimDiskOptions, SimIo, Survivors};
 use crate::slot::Progress;
 use crate::stream::Job;
 use crate::time::{Clock, ManualClock};
@@ -106,7 +106,7 @@ pub enum SimEnd {
 struct Process {
     engine: SteppedEngine,
     /// One for each slot, the control's last.
-    ios: Vec<SimIo>,
+    ios: Vec<SharedIo>,
     schedule: Schedule,
     jobs: Vec<JobHandle>,
     /// Steps in a row in which nothing was done.
@@ -243,7 +243,7 @@ impl Simulation {
         let engine = SteppedEngine::new(self.slots, self.memory_bytes, store, self.clock.clone(), seed);
         let engine = engine.expect("a process may have a descriptor for each simulated slot");
         let threads = engine.slot_count() + 1;
-        let ios = (0..threads).map(|_| SimIo::new(&self.disk)).collect();
+        let ios = (0..threads).map(|_| SharedIo::new(SimIo::new(&self.disk))).collect();
         let schedule = Schedule::new(threads, self.rng.split());
         self.process = Some(Process { engine, ios, schedule, jobs: Vec::new(), idle_steps: 0 });
     }

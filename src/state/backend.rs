@@ -7,15 +7,24 @@
 
 use super::directory::Directories;
 use super::layout::Layout;
+use super::layout_text::layout_hash;
 use super::page_hash::name_hash;
+use super::pager::Pager;
+use super::residency::{Residency, give_up_task};
 use super::restore::Restoring;
 use super::snapshot::Harvest;
+use super::sweep::Sweep;
 use super::table::{Identity, Table};
-use super::{KeyContext, KeyGroup, KeyGroupRange, StateError};
-use crate::checkpoint::{PageKey, PieceKind, StateDescriptor};
+use super::ttl::Lifetime;
+use super::warm_up::WarmUp;
+use super::{Hashed, KeyContext, KeyGroup, KeyGroupRange, StateError};
+use crate::checkpoint::{PageKey, PieceKind, RestoredCheckpoint, StateDescriptor};
+use crate::io::SharedIo;
 use crate::memory::{Arena, MemoryError};
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 
 pub(super) type SharedTable = Rc<RefCell<Table>>;
 
@@ -27,6 +36,8 @@ pub struct StateBackend {
     pub(super) tables: Vec<SharedTable>,
     pub(super) harvest: Option<Harvest>,
     restoring: Vec<Restoring>,
+    pub(super) pager: Option<Rc<RefCell<Pager>>>,
+    pub(super) warm_up: Option<WarmUp>,
 }
 
 /// What a state registers itself as.
@@ -35,6 +46,10 @@ pub(super) struct Registration {
     /// In words, for the manifest.
     pub layout_text: String,
     pub check: fn(u8, &[u8], &[u8]) -> bool,
+    /// How long its entries live, if not for ever.
+    pub lifetime: Option<Lifetime>,
+    /// The kind of entry that is found by the key alone, if there is one.
+    pub home_kind: Option<u8>,
 }
 
 /// The `StateId` of a state: stable over runs and versions as long as both names are.
@@ -47,19 +62,100 @@ pub fn check_compatible(stored: &StateDescriptor, asked: &StateDescriptor) -> Re
     if stored.layout_hash == asked.layout_hash {
         return Ok(());
     }
-    Err(StateError::LayoutDiffers {
-        operator: asked.operator.clone(),
-        state: asked.name.clone(),
-        stored: stored.layout.clone(),
-        asked: asked.layout.clone(),
-    })
+    Err(StateError::layout_differs(&asked.operator, &asked.name, &stored.layout, &asked.layout))
 }
 
 impl StateBackend {
     /// A backend without states for the subtask that owns `key_groups` of `max_parallelism`; pages come from `arena`.
     pub fn new(key_groups: KeyGroupRange, max_parallelism: u16, arena: Arena) -> Self {
         let context = KeyContext::new(max_parallelism);
-        Self { key_groups, context, arena, tables: Vec::new(), harvest: None, restoring: Vec::new() }
+        Self {
+            key_groups,
+            context,
+            arena,
+            tables: Vec::new(),
+            harvest: None,
+            restoring: Vec::new(),
+            pager: None,
+            warm_up: None,
+        }
+    }
+
+    /// Lets pages live outside memory: those of `restored` until they are touched, and, if there is a path for a spill file, those that
+    /// the memory budget does not hold. Called after all states are registered and before the first record.
+    ///
+    /// # Panics
+    /// Asserts that the states were not used before.
+    pub fn attach(&mut self, io: SharedIo, restored: Option<Arc<RestoredCheckpoint>>, spill_path: Option<PathBuf>) {
+        if restored.is_some() {
+            self.warm_up = Some(WarmUp::Index);
+        }
+        let pager = Rc::new(RefCell::new(Pager::new(io, self.arena.clone(), restored, spill_path)));
+        self.tables.iter().for_each(|table| table.borrow_mut().attach(&pager));
+        self.pager = Some(pager);
+    }
+
+    /// Reads the states that must be known as a whole before the first record (timers, waiting records). Answers whether all are there;
+    /// call again until then. Never waits for a page.
+    pub fn read_ahead(&mut self) -> Result<bool, StateError> {
+        for table in &self.tables {
+            if !table.borrow_mut().read_all_ahead()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether the pages of a key's values are in memory or do not exist; starts to read those that are not.
+    pub fn look_ahead<K: ?Sized>(&mut self, key: &Hashed<'_, K>) -> Result<bool, StateError> {
+        let mut all_are_in = true;
+        for table in &self.tables {
+            let mut table = table.borrow_mut();
+            if table.has_absent() {
+                all_are_in &= table.look_ahead(key.group, key.hash)?;
+            }
+        }
+        Ok(all_are_in)
+    }
+
+    /// Takes in the pages that have been read. Never waits.
+    pub fn collect_pages(&mut self) -> Result<(), StateError> {
+        self.tables.iter().try_for_each(|table| table.borrow_mut().collect_pages().map(drop))
+    }
+
+    /// Whether any page is not in memory.
+    pub fn has_absent(&self) -> bool {
+        self.pager.is_some() && self.tables.iter().any(|table| table.borrow().has_absent())
+    }
+
+    /// How many pages are on their way into memory.
+    pub fn reads_under_way(&self) -> usize {
+        self.tables.iter().map(|table| table.borrow().reads_under_way()).sum()
+    }
+
+    /// Keeps some memory free, so that a page that comes in need not wait for another one to leave. Never waits.
+    pub fn keep_room(&mut self) -> Result<(), StateError> {
+        /// So many leave at once.
+        const PAGES: usize = 16;
+        let Some(pager) = &self.pager else { return Ok(()) };
+        if !pager.borrow().can_spill() || pager.borrow().has_room() {
+            return Ok(());
+        }
+        for table in &self.tables {
+            let mut table = table.borrow_mut();
+            table.collect_pages()?;
+            table.evict_some(PAGES);
+        }
+        Ok(())
+    }
+
+    /// Gives files and operations under way up: the slot's I/O outlives the task.
+    pub fn close(&mut self) {
+        self.warm_up = None;
+        self.tables.iter().for_each(|table| table.borrow_mut().forget_reads());
+        if let Some(pager) = &self.pager {
+            pager.borrow_mut().close();
+        }
     }
 
     /// Hashes keys for this backend's states.
@@ -129,10 +225,15 @@ impl StateBackend {
         if self.table(id).is_some() {
             return Err(StateError::NameTaken { operator, state: name });
         }
-        let Registration { layout, layout_text, check } = registration;
-        let layout_text = format!("{layout_text}; {}", layout.in_words());
-        let identity = Identity { id, operator, name, layout_text, check };
-        let table = Rc::new(RefCell::new(Table::new(identity, layout, self.key_groups, self.arena.clone())));
+        let Registration { layout, mut layout_text, check, lifetime, home_kind } = registration;
+        if let Some(lifetime) = &lifetime {
+            layout_text = format!("{layout_text}, {}", lifetime.ttl.layout());
+        }
+        layout_text = format!("{layout_text}, {}", layout.in_words());
+        let identity = Identity { id, operator, name, layout_text, check, home_kind };
+        let mut table = Table::new(identity, layout, self.key_groups, self.arena.clone());
+        table.sweep = lifetime.map(Sweep::new);
+        let table = Rc::new(RefCell::new(table));
         self.tables.push(table.clone());
         Ok(table)
     }
@@ -144,7 +245,7 @@ impl Table {
             id: self.identity.id,
             operator: self.identity.operator.clone(),
             name: self.identity.name.clone(),
-            layout_hash: name_hash(&[&self.identity.layout_text]),
+            layout_hash: layout_hash(&self.identity.layout_text),
             layout: self.identity.layout_text.clone(),
         }
     }
@@ -152,11 +253,18 @@ impl Table {
     /// Forgets everything.
     fn clear(&mut self) {
         self.pages.clear();
+        self.residency = Residency::default();
         self.directories = Directories::default();
     }
 
     pub(super) fn request_image(&mut self, key: PageKey) {
-        let directory = self.directory_of(KeyGroup(key.key_group));
+        let group = KeyGroup(key.key_group);
+        if !self.range.contains(group) {
+            return;
+        }
+        let loaded = self.load_groups(KeyGroupRange { start: group.0, end: group.0 + 1 });
+        loaded.unwrap_or_else(|error| give_up_task(&error));
+        let directory = self.directory_of(group);
         if let Some(index) = self.directories.numbered(directory, key.page) {
             self.mark_image(index);
         }

@@ -12,13 +12,22 @@ const DEPTH_SLACK: u32 = 10;
 
 /// What a directory says of a hash whose key group has no page.
 pub(super) const NO_PAGE: u32 = u32::MAX;
+/// What it says when it is not known which pages the key group has.
+pub(super) const UNLOADED: u32 = u32::MAX - 1;
+/// Added to the index of a page that is not in memory. No table has so many pages, so an index with it is out of bounds.
+const ABSENT: u32 = 1 << 31;
+
+/// The index of a page, whether it is marked as absent or not.
+pub(super) fn without_mark(index: u32) -> usize {
+    (index & !ABSENT) as usize
+}
 
 /// The pages of all key groups of a table.
 #[derive(Default)]
 pub(super) struct Directories {
     /// By key group, from the first of the range.
     heads: Vec<Head>,
-    /// Page indexes: at 0 the empty directory that all key groups without pages share.
+    /// Page indexes: at 0 the empty directory that all key groups without pages share, at 1 that of all unknown ones.
     slots: Vec<u32>,
     /// By key group and page number: the page's index in the table.
     numbers: Vec<Vec<u32>>,
@@ -32,6 +41,9 @@ struct Head {
     shift: u32,
 }
 
+const WITHOUT_PAGES: Head = Head { first: 0, shift: 63 };
+const UNKNOWN: Head = Head { first: 1, shift: 63 };
+
 /// A page as the directory sees it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Bucket {
@@ -44,8 +56,8 @@ impl Directories {
     /// Directories without pages for this many key groups.
     pub fn empty(key_groups: usize) -> Self {
         Self {
-            heads: vec![Head { first: 0, shift: 63 }; key_groups],
-            slots: vec![NO_PAGE],
+            heads: vec![WITHOUT_PAGES; key_groups],
+            slots: vec![NO_PAGE, UNLOADED],
             numbers: vec![Vec::new(); key_groups],
         }
     }
@@ -62,6 +74,36 @@ impl Directories {
         // Two shifts, because a shift by 64 (depth 0) does not exist.
         let at = head.first as usize + (hash >> 1 >> head.shift) as usize;
         self.slots.get(at).map_or(NO_PAGE, |&index| index)
+    }
+
+    /// How many key groups there are.
+    pub fn groups(&self) -> usize {
+        self.heads.len()
+    }
+
+    /// Says that it is not known which pages a key group has.
+    pub fn set_unloaded(&mut self, key_group: usize) {
+        self.heads[key_group] = UNKNOWN;
+    }
+
+    /// Says that a key group has no pages.
+    pub fn set_empty(&mut self, key_group: usize) {
+        self.heads[key_group] = WITHOUT_PAGES;
+    }
+
+    /// Whether it is not known which pages a key group has.
+    pub fn is_unloaded(&self, key_group: usize) -> bool {
+        self.heads.get(key_group).is_some_and(|head| head.first == UNKNOWN.first)
+    }
+
+    /// Marks a page as absent.
+    pub fn hide(&mut self, key_group: usize, bucket: Bucket) {
+        self.fill(key_group, Bucket { index: bucket.index | ABSENT, ..bucket });
+    }
+
+    /// Takes the mark off again.
+    pub fn show(&mut self, key_group: usize, bucket: Bucket) {
+        self.fill(key_group, bucket);
     }
 
     /// How many pages a key group has.

@@ -44,7 +44,7 @@ pub(super) fn check_chunk(kind: u8, key: &[u8], value: &[u8]) -> bool {
 
 impl Table {
     /// Calls `read` with the value of an entry, if there is one.
-    pub fn read<R>(&self, address: Address, read: impl FnOnce(&[u8]) -> R) -> Option<R> {
+    pub fn read<R>(&mut self, address: Address, read: impl FnOnce(&[u8]) -> R) -> Option<R> {
         let entry = self.find(self.layout, address)?;
         let value = self.value(self.layout, entry);
         if !self.is_chunked(entry) {
@@ -58,6 +58,30 @@ impl Table {
             whole.extend_from_slice(self.value(self.layout, chunk));
         }
         (whole.len() == len).then(|| read(&whole))
+    }
+
+    /// The start of the value of an entry that was found: all of it, or its first chunk.
+    #[inline]
+    pub fn start(&mut self, address: Address, entry: EntryAt) -> Option<&[u8]> {
+        let entry = self.start_at(address, entry)?;
+        Some(self.value(self.layout, entry))
+    }
+
+    /// The same, to be overwritten in place.
+    #[inline]
+    pub fn start_mut(&mut self, address: Address, entry: EntryAt) -> Option<&mut [u8]> {
+        let entry = self.start_at(address, entry)?;
+        Some(self.value_mut(self.layout, entry))
+    }
+
+    #[inline]
+    fn start_at(&mut self, address: Address, entry: EntryAt) -> Option<EntryAt> {
+        if !self.is_chunked(entry) {
+            return Some(entry);
+        }
+        let (_, generation) = self.root_of(entry)?;
+        let key = chunk_key(address, 0);
+        self.find(self.layout, Address::of(address.group, chunk_kind(generation), &key))
     }
 
     /// Writes the value of an entry, new or not: `store` fills in `len` bytes. An error leaves the old value.

@@ -1,5 +1,6 @@
 //! Why keyed state refuses: each refusal names the operator and the state, and what to do.
 
+use super::layout_text::differences;
 use crate::memory::MemoryError;
 
 /// What can go wrong with keyed state. After any of these the state is as it was before the call.
@@ -35,8 +36,8 @@ pub enum StateError {
     },
     /// The checkpoint holds the state in another layout than the program asks for.
     #[error(
-        "state \"{state}\" of operator \"{operator}\" is stored as `{stored}`, the program asks for `{asked}`: \
-         restore with the former type, or give the changed state a new name"
+        "state \"{state}\" of operator \"{operator}\" is stored as `{stored}`, the program asks for `{asked}` ({differences}): \
+         restore with the former type, say how to migrate it, or give the changed state a new name"
     )]
     LayoutDiffers {
         /// The operator.
@@ -47,6 +48,8 @@ pub enum StateError {
         stored: String,
         /// The layout the program registered.
         asked: String,
+        /// What is not the same.
+        differences: String,
     },
     /// The manifest does not say how the state's cells lie.
     #[error(
@@ -125,6 +128,58 @@ pub enum StateError {
         /// What is wrong.
         what: &'static str,
     },
+    /// A page that was not in memory cannot be brought back.
+    #[error(
+        "state \"{state}\" of operator \"{operator}\", key group {key_group}, page {page} cannot be read back: {reason}"
+    )]
+    PageUnreadable {
+        /// The operator.
+        operator: String,
+        /// The state.
+        state: String,
+        /// The key group.
+        key_group: u16,
+        /// The page.
+        page: u32,
+        /// The operating system's words, or what is wrong with the bytes.
+        reason: String,
+    },
+    /// The restored checkpoint does not say where pages are.
+    #[error("state \"{state}\" of operator \"{operator}\" cannot be found in the restored checkpoint: {reason}")]
+    PageMapUnreadable {
+        /// The operator.
+        operator: String,
+        /// The state.
+        state: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An operator state outgrew its place in the manifest.
+    #[error(
+        "operator state \"{state}\" of operator \"{operator}\" would take {len_bytes} bytes, {len_bytes_max} are allowed: keep what grows in keyed state"
+    )]
+    OperatorStateFull {
+        /// The operator.
+        operator: String,
+        /// The state.
+        state: String,
+        /// What it would take.
+        len_bytes: usize,
+        /// What it may take.
+        len_bytes_max: usize,
+    },
+    /// The bytes of an operator state are not what it wrote.
+    #[error("operator state \"{state}\" of operator \"{operator}\", written by subtask {subtask}: {what}")]
+    OperatorStateDamaged {
+        /// The operator.
+        operator: String,
+        /// The state.
+        state: String,
+        /// Who wrote it.
+        subtask: u32,
+        /// What is wrong.
+        what: &'static str,
+    },
     /// A value cannot be archived or read back.
     #[error("a value of type {type_name} cannot be archived: {reason}")]
     Archive {
@@ -133,4 +188,17 @@ pub enum StateError {
         /// What rkyv says.
         reason: String,
     },
+}
+
+impl StateError {
+    /// The refusal of a changed layout, with what is not the same.
+    pub(crate) fn layout_differs(operator: &str, state: &str, stored: &str, asked: &str) -> Self {
+        Self::LayoutDiffers {
+            operator: operator.to_owned(),
+            state: state.to_owned(),
+            stored: stored.to_owned(),
+            asked: asked.to_owned(),
+            differences: differences(stored, asked),
+        }
+    }
 }

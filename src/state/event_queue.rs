@@ -11,7 +11,7 @@ use super::entries::{VALUE, check_chunk, is_key};
 use super::layout::Layout;
 use super::table::Address;
 use super::{Hashed, KeyGroup, StateBackend, StateError};
-use crate::record::Key;
+use crate::record::{Key, Record, schema_of};
 use crate::time::EventTimeMs;
 use rkyv::util::AlignedVec;
 use std::collections::BTreeSet;
@@ -52,14 +52,20 @@ const PLACE_LEN: usize = 20;
 const KEY_LEN_LEN: usize = 4;
 
 impl StateBackend {
-    /// Registers the waiting records of an operator.
-    pub fn event_queue<K: Key + ?Sized>(&mut self, operator: &str, name: &str) -> Result<EventQueue<K>, StateError> {
+    /// Registers the waiting records of an operator, which are of type `R`.
+    pub fn event_queue<K: Key + ?Sized, R: Record>(
+        &mut self,
+        operator: &str,
+        name: &str,
+    ) -> Result<EventQueue<K>, StateError> {
         let table = self.register(
             operator,
             name,
             Registration {
+                home_kind: None,
+                lifetime: None,
                 layout: Layout::Slotted,
-                layout_text: format!("records in event-time order: key {}", K::NAME),
+                layout_text: format!("records in event-time order: key {}, value {}", K::NAME, schema_of::<R>()),
                 check: |kind, key, value| match kind {
                     VALUE => {
                         key.len() == PLACE_LEN
@@ -69,6 +75,8 @@ impl StateBackend {
                 },
             },
         )?;
+        // Which record is next is known in memory only.
+        table.borrow_mut().read_before_first_record();
         let popped = QueuedEvent {
             at: EventTimeMs::MIN,
             split: 0,
@@ -139,7 +147,7 @@ impl<K: Key + ?Sized> EventQueue<K> {
     pub fn rebuild(&mut self) {
         self.order.clear();
         let order = &mut self.order;
-        self.table.borrow().for_each(|group, kind, key, _| {
+        self.table.borrow_mut().for_each(|group, kind, key, _| {
             if kind == VALUE {
                 order.extend(Place::of(group, key));
             }
@@ -210,7 +218,7 @@ mod tests {
     fn records_come_by_time_then_split_then_arrival() {
         let mut backend = backend();
         let keys = backend.key_context();
-        let mut queue = backend.event_queue::<str>("alerts", "waiting").unwrap();
+        let mut queue = backend.event_queue::<str, u64>("alerts", "waiting").unwrap();
         let records = [(5, 1, "a"), (5, 0, "b"), (3, 1, "c"), (5, 1, "d"), (9, 0, "e")];
         for (at, split, payload) in records {
             queue.push(&keys.hash("k"), EventTimeMs(at), split, payload.as_bytes()).unwrap();
@@ -227,7 +235,7 @@ mod tests {
     fn a_record_longer_than_a_page_waits_like_any_other() {
         let mut backend = backend();
         let keys = backend.key_context();
-        let mut queue = backend.event_queue::<u64>("alerts", "waiting").unwrap();
+        let mut queue = backend.event_queue::<u64, u64>("alerts", "waiting").unwrap();
         let long = vec![7; 100_000];
         queue.push(&keys.hash(&1), EventTimeMs(1), 0, &long).unwrap();
         assert_eq!(queue.pop_due(EventTimeMs::MAX).unwrap().payload(), long);

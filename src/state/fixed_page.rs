@@ -3,7 +3,7 @@
 //! Here: where the cell of a slot lies. Unlike the column layout first planned, a cell keeps key and value together: an update of a
 //! random key then misses the cache once instead of twice. Not here: tags and bits (`page`).
 
-use super::page::{CONTROL_LEN, GROUPS_START, LANES, PAGE_LEN, SMALL_PAGE_LEN, SlotAt};
+use super::page::{CONTROL_LEN, GROUPS_START, LANES, PAGE_LEN_STEP, PAGE_LENS, SlotAt};
 use std::ops::Range;
 
 /// The lengths that make up a page of fixed cells.
@@ -11,10 +11,8 @@ use std::ops::Range;
 pub(super) struct FixedShape {
     pub key_len: usize,
     pub value_len: usize,
-    /// Groups per page.
-    pub groups: usize,
-    /// Groups per small page.
-    pub small_groups: usize,
+    /// Groups per page, for each length that a page may have.
+    pub groups: [usize; PAGE_LENS],
     /// From one group to the next.
     pub stride: usize,
 }
@@ -30,9 +28,13 @@ impl FixedShape {
             return None;
         }
         let stride = (CONTROL_LEN + LANES * cell_len).next_multiple_of(16);
-        let groups = (PAGE_LEN - GROUPS_START) / stride;
-        let small_groups = (SMALL_PAGE_LEN - GROUPS_START) / stride;
-        Some(Self { key_len, value_len, groups, small_groups, stride })
+        let mut groups = [0; PAGE_LENS];
+        let mut step = 0;
+        while step < PAGE_LENS {
+            groups[step] = ((step + 1) * PAGE_LEN_STEP - GROUPS_START) / stride;
+            step += 1;
+        }
+        Some(Self { key_len, value_len, groups, stride })
     }
 
     #[inline(always)]
@@ -78,14 +80,16 @@ mod tests {
     fn the_last_cell_ends_inside_the_page() {
         for len in 1..=CELL_LEN_MAX {
             let shape = FixedShape::of(1, len - 1).unwrap();
-            assert!(shape.cell(SlotAt { group: shape.groups - 1, lane: LANES - 1 }).end <= PAGE_LEN);
-            assert!(shape.cell(SlotAt { group: shape.small_groups - 1, lane: LANES - 1 }).end <= SMALL_PAGE_LEN);
-            assert!(shape.groups >= 7 && shape.groups * LANES <= 1 << 14);
+            for (step, groups) in shape.groups.into_iter().enumerate() {
+                let last = SlotAt { group: groups - 1, lane: LANES - 1 };
+                assert!(shape.cell(last).end <= (step + 1) * PAGE_LEN_STEP);
+            }
+            assert!(shape.groups[PAGE_LENS - 1] >= 7 && shape.groups[PAGE_LENS - 1] * LANES <= 1 << 14);
         }
     }
 
     #[test]
     fn eight_byte_keys_with_sixteen_byte_values_cost_26_bytes_a_slot() {
-        assert_eq!(FixedShape::of(8, 16).unwrap().groups * LANES, 624);
+        assert_eq!(FixedShape::of(8, 16).unwrap().groups[PAGE_LENS - 1] * LANES, 624);
     }
 }

@@ -3,7 +3,7 @@
 //! Here: what differs between the layouts. Not here: what is the same, tags, bits and probing (`page`).
 
 use super::fixed_page::FixedShape;
-use super::page::{Grid, LANES, PAGE_LEN, Page, PageBytes, SMALL_PAGE_LEN, SlotAt};
+use super::page::{Grid, LANES, PAGE_LEN, PAGE_LEN_STEP, Page, PageBytes, SlotAt, step_of};
 use super::page_hash::page_hash;
 use super::slotted_page::{self, CellHead};
 use std::ops::Range;
@@ -39,24 +39,36 @@ impl Layout {
     /// The length of a key group's first page. Cells of varying length may need a page of full length for one of them.
     pub const fn first_page_len(self) -> usize {
         match self {
-            Layout::Fixed(_) => SMALL_PAGE_LEN,
+            Layout::Fixed(_) => PAGE_LEN_STEP,
             Layout::Slotted => PAGE_LEN,
         }
     }
 
     /// Whether a page may have this length.
     pub const fn is_page_len(self, len: usize) -> bool {
-        len == PAGE_LEN || len == self.first_page_len()
+        match self {
+            Layout::Fixed(_) => len != 0 && len <= PAGE_LEN && len.is_multiple_of(PAGE_LEN_STEP),
+            Layout::Slotted => len == PAGE_LEN,
+        }
+    }
+
+    /// The length of a page for this many entries that is going to get more of them.
+    pub fn page_len_for(self, entries: usize) -> usize {
+        match self {
+            Layout::Fixed(shape) => {
+                let fits = |groups: usize| entries <= used_max(groups * LANES) * 7 / 8;
+                let step = shape.groups.into_iter().position(fits);
+                step.map_or(PAGE_LEN, |step| (step + 1) * PAGE_LEN_STEP)
+            }
+            Layout::Slotted => PAGE_LEN,
+        }
     }
 
     /// How the groups of a page lie.
     #[inline(always)]
     pub const fn grid(self, bytes: &PageBytes) -> Grid {
         match self {
-            Layout::Fixed(shape) if bytes.len() == SMALL_PAGE_LEN => {
-                Grid { groups: shape.small_groups, stride: shape.stride }
-            }
-            Layout::Fixed(shape) => Grid { groups: shape.groups, stride: shape.stride },
+            Layout::Fixed(shape) => Grid { groups: shape.groups[step_of(bytes.len())], stride: shape.stride },
             Layout::Slotted => slotted_page::GRID,
         }
     }
@@ -68,8 +80,7 @@ impl Layout {
 
     /// Slots that may be in use before a page grows or splits: at 15/16 a probe still ends within a group or two.
     pub const fn used_max(self, bytes: &PageBytes) -> usize {
-        let slots = self.slots(bytes);
-        slots - slots.div_ceil(16)
+        used_max(self.slots(bytes))
     }
 
     /// The key and its kind in a live slot.
@@ -163,4 +174,8 @@ impl Layout {
             Layout::Slotted => slotted_page::release(page, at),
         }
     }
+}
+
+const fn used_max(slots: usize) -> usize {
+    slots - slots.div_ceil(16)
 }

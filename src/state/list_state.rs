@@ -39,6 +39,8 @@ impl StateBackend {
             operator,
             name,
             Registration {
+                home_kind: Some(LIST_LEN),
+                lifetime: None,
                 layout: Layout::Slotted,
                 layout_text: format!("list per key: key {}, element {}", K::NAME, V::layout()),
                 check: |kind, key, value| match kind {
@@ -59,7 +61,7 @@ impl StateBackend {
 impl<K: Key + ?Sized, V: StateValue> ListState<K, V> {
     /// How many elements the key's list has.
     pub fn len(&self, key: &Hashed<K>) -> u32 {
-        list_len(&self.table.borrow(), key)
+        list_len(&mut self.table.borrow_mut(), key)
     }
 
     /// Whether the key has no list.
@@ -69,14 +71,14 @@ impl<K: Key + ?Sized, V: StateValue> ListState<K, V> {
 
     /// The element at an index.
     pub fn get(&self, key: &Hashed<K>, index: u32) -> Option<V> {
-        let table = self.table.borrow();
-        if index >= list_len(&table, key) { None } else { self.element(&table, key, index) }
+        let mut table = self.table.borrow_mut();
+        if index >= list_len(&mut table, key) { None } else { self.element(&mut table, key, index) }
     }
 
     /// Appends an element.
     pub fn push(&self, key: &Hashed<K>, value: &V) -> Result<(), StateError> {
         let mut table = self.table.borrow_mut();
-        let len = list_len(&table, key);
+        let len = list_len(&mut table, key);
         self.write(&mut table, key, len, value)?;
         set_list_len(&mut table, key, len + 1)
     }
@@ -84,7 +86,7 @@ impl<K: Key + ?Sized, V: StateValue> ListState<K, V> {
     /// Replaces the element at an index; answers whether there is one.
     pub fn set(&self, key: &Hashed<K>, index: u32, value: &V) -> Result<bool, StateError> {
         let mut table = self.table.borrow_mut();
-        if index >= list_len(&table, key) {
+        if index >= list_len(&mut table, key) {
             return Ok(false);
         }
         self.write(&mut table, key, index, value).map(|()| true)
@@ -92,18 +94,16 @@ impl<K: Key + ?Sized, V: StateValue> ListState<K, V> {
 
     /// Calls `each` with every element in order.
     pub fn for_each(&self, key: &Hashed<K>, mut each: impl FnMut(V)) {
-        let table = self.table.borrow();
-        for index in 0..list_len(&table, key) {
-            if let Some(value) = self.element(&table, key, index) {
-                each(value);
-            }
+        for index in 0..self.len(key) {
+            let value = self.element(&mut self.table.borrow_mut(), key, index);
+            value.into_iter().for_each(&mut each);
         }
     }
 
     /// Keeps the first `len` elements; with 0 the list is gone. Memory may only be refused for a length above 0.
     pub fn truncate(&self, key: &Hashed<K>, len: u32) -> Result<(), StateError> {
         let mut table = self.table.borrow_mut();
-        let old_len = list_len(&table, key);
+        let old_len = list_len(&mut table, key);
         if len >= old_len {
             return Ok(());
         }
@@ -123,7 +123,7 @@ impl<K: Key + ?Sized, V: StateValue> ListState<K, V> {
         self.truncate(key, 0).expect("removing a whole list writes nothing that could be refused");
     }
 
-    fn element(&self, table: &Table, key: &Hashed<K>, index: u32) -> Option<V> {
+    fn element(&self, table: &mut Table, key: &Hashed<K>, index: u32) -> Option<V> {
         self.at(key, index, |address| table.read(address, V::load)).flatten()
     }
 
@@ -144,7 +144,7 @@ fn len_address<'a, K: Key + ?Sized>(key: &Hashed<'a, K>) -> Address<'a> {
     Address::of(key.group, LIST_LEN, key.key.bytes())
 }
 
-fn list_len<K: Key + ?Sized>(table: &Table, key: &Hashed<K>) -> u32 {
+fn list_len<K: Key + ?Sized>(table: &mut Table, key: &Hashed<K>) -> u32 {
     let len = table.read(len_address(key), |bytes| bytes.try_into().map_or(0, u32::from_le_bytes));
     len.unwrap_or(0)
 }

@@ -40,6 +40,8 @@ impl StateBackend {
             operator,
             name,
             Registration {
+                home_kind: Some(MAP_LEN),
+                lifetime: None,
                 layout: Layout::Slotted,
                 layout_text: format!("map per key: key {}, map key {}, value {}", K::NAME, MK::NAME, V::layout()),
                 check: |kind, key, value| match kind {
@@ -64,7 +66,7 @@ fn is_map_entry<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue>(key: &[u8], va
 impl<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue> MapState<K, MK, V> {
     /// How many entries the key's map has.
     pub fn len(&self, key: &Hashed<K>) -> u32 {
-        map_len(&self.table.borrow(), key)
+        map_len(&mut self.table.borrow_mut(), key)
     }
 
     /// Whether the key has no map.
@@ -74,35 +76,42 @@ impl<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue> MapState<K, MK, V> {
 
     /// The value of a map key.
     pub fn get(&self, key: &Hashed<K>, map_key: &MK) -> Option<V> {
-        let table = self.table.borrow();
-        self.entry(&table, key, map_key.bytes(), map_len(&table, key)).and_then(|(_, value)| value)
+        let mut table = self.table.borrow_mut();
+        let len = map_len(&mut table, key);
+        self.entry(&mut table, key, map_key.bytes(), len).and_then(|(_, value)| value)
     }
 
     /// Whether the map has this key.
     pub fn contains(&self, key: &Hashed<K>, map_key: &MK) -> bool {
-        let table = self.table.borrow();
-        self.entry(&table, key, map_key.bytes(), map_len(&table, key)).is_some()
+        let mut table = self.table.borrow_mut();
+        let len = map_len(&mut table, key);
+        self.entry(&mut table, key, map_key.bytes(), len).is_some()
     }
 
     /// Sets the value of a map key.
     pub fn put(&self, key: &Hashed<K>, map_key: &MK, value: &V) -> Result<(), StateError> {
         let mut table = self.table.borrow_mut();
-        let (map_key, len) = (map_key.bytes(), map_len(&table, key));
-        if let Some((index, _)) = self.entry(&table, key, map_key, len) {
+        let (map_key, len) = (map_key.bytes(), map_len(&mut table, key));
+        if let Some((index, _)) = self.entry(&mut table, key, map_key, len) {
             return self.write(&mut table, key, map_key, index, value);
         }
         // The length comes last: until then nothing of the new entry counts.
         self.at_index(key, len, |address| table.write(address, map_key.len(), |out| out.copy_from_slice(map_key)))?;
         self.write(&mut table, key, map_key, len, value)?;
-        set_map_len(&mut table, key, len + 1)
+        let counted = set_map_len(&mut table, key, len + 1);
+        if counted.is_err() {
+            // The next insertion takes the same index: the entry would count from then on.
+            self.at_key(key, map_key, |address| table.delete(address));
+        }
+        counted
     }
 
     /// Removes a map key; answers whether there was one.
     pub fn remove(&self, key: &Hashed<K>, map_key: &MK) -> Result<bool, StateError> {
         let mut table = self.table.borrow_mut();
-        let (map_key, len) = (map_key.bytes(), map_len(&table, key));
-        let Some((index, _)) = self.entry(&table, key, map_key, len) else { return Ok(false) };
-        let last = self.map_key(&table, key, len - 1).unwrap_or_default();
+        let (map_key, len) = (map_key.bytes(), map_len(&mut table, key));
+        let Some((index, _)) = self.entry(&mut table, key, map_key, len) else { return Ok(false) };
+        let last = self.map_key(&mut table, key, len - 1).unwrap_or_default();
         if index + 1 < len {
             // Map keys of other lengths may need room in the page; refused, nothing has changed yet.
             self.at_index(key, index, |address| table.write(address, last.len(), |out| out.copy_from_slice(&last)))?;
@@ -119,12 +128,13 @@ impl<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue> MapState<K, MK, V> {
 
     /// Calls `each` with every map key's bytes and value, in the map's order.
     pub fn for_each(&self, key: &Hashed<K>, mut each: impl FnMut(&[u8], V)) {
-        let table = self.table.borrow();
-        let len = map_len(&table, key);
+        let len = self.len(key);
         for index in 0..len {
-            if let Some(map_key) = self.map_key(&table, key, index)
-                && let Some((_, Some(value))) = self.entry(&table, key, &map_key, len)
-            {
+            let mut table = self.table.borrow_mut();
+            let Some(map_key) = self.map_key(&mut table, key, index) else { continue };
+            let entry = self.entry(&mut table, key, &map_key, len);
+            drop(table);
+            if let Some((_, Some(value))) = entry {
                 each(&map_key, value);
             }
         }
@@ -133,8 +143,8 @@ impl<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue> MapState<K, MK, V> {
     /// Removes the key's map.
     pub fn clear(&self, key: &Hashed<K>) {
         let mut table = self.table.borrow_mut();
-        for index in 0..map_len(&table, key) {
-            if let Some(map_key) = self.map_key(&table, key, index) {
+        for index in 0..map_len(&mut table, key) {
+            if let Some(map_key) = self.map_key(&mut table, key, index) {
                 self.at_key(key, &map_key, |address| table.delete(address));
             }
             self.at_index(key, index, |address| table.delete(address));
@@ -142,7 +152,7 @@ impl<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue> MapState<K, MK, V> {
         table.delete(len_address(key));
     }
 
-    fn entry(&self, table: &Table, key: &Hashed<K>, map_key: &[u8], len: u32) -> Option<(u32, Option<V>)> {
+    fn entry(&self, table: &mut Table, key: &Hashed<K>, map_key: &[u8], len: u32) -> Option<(u32, Option<V>)> {
         let read = |bytes: &[u8]| {
             let (index, value) = bytes.split_first_chunk()?;
             Some((u32::from_le_bytes(*index), V::load(value)))
@@ -150,7 +160,7 @@ impl<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue> MapState<K, MK, V> {
         self.at_key(key, map_key, |address| table.read(address, read)).flatten().filter(|&(index, _)| index < len)
     }
 
-    fn map_key(&self, table: &Table, key: &Hashed<K>, index: u32) -> Option<Vec<u8>> {
+    fn map_key(&self, table: &mut Table, key: &Hashed<K>, index: u32) -> Option<Vec<u8>> {
         self.at_index(key, index, |address| table.read(address, <[u8]>::to_vec))
     }
 
@@ -198,7 +208,7 @@ fn len_address<'a, K: Key + ?Sized>(key: &Hashed<'a, K>) -> Address<'a> {
     Address::of(key.group, MAP_LEN, key.key.bytes())
 }
 
-fn map_len<K: Key + ?Sized>(table: &Table, key: &Hashed<K>) -> u32 {
+fn map_len<K: Key + ?Sized>(table: &mut Table, key: &Hashed<K>) -> u32 {
     let len = table.read(len_address(key), |bytes| bytes.try_into().map_or(0, u32::from_le_bytes));
     len.unwrap_or(0)
 }

@@ -32,6 +32,8 @@ impl StateBackend {
             operator,
             name,
             Registration {
+                home_kind: None,
+                lifetime: None,
                 layout: NamespacedState::<K, N, V>::LAYOUT,
                 layout_text: format!(
                     "value per key and namespace: key {}, namespace of {namespace_len} bytes, value {}",
@@ -60,10 +62,19 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
         V::FIXED_LEN,
     );
 
+    /// Asks for the values of a batch before the first of them is used.
+    pub fn prefetch<'a>(&mut self, batch: impl Iterator<Item = (Hashed<'a, K>, N)>) {
+        let scratch = &mut self.scratch;
+        self.table.borrow().fetch(batch.map(|(key, namespace)| {
+            let address = composite(scratch, &key, &namespace);
+            (address.group, address.hash)
+        }));
+    }
+
     /// The value.
     pub fn get(&mut self, key: &Hashed<K>, namespace: &N) -> Option<V> {
         let address = composite(&mut self.scratch, key, namespace);
-        self.table.borrow().read(address, V::load).flatten()
+        self.table.borrow_mut().read(address, V::load).flatten()
     }
 
     /// Replaces the value by what `change` makes of it; `None` is no value.

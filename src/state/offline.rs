@@ -9,7 +9,6 @@ use super::entries::{CHUNK_EVEN, CHUNK_ODD, LIST_ELEMENT, LIST_LEN, MAP_ENTRY, M
 use super::fixed_page::FixedShape;
 use super::layout::Layout;
 use super::page::PAGE_LEN;
-use super::restore::Restoring;
 use super::slotted_page;
 use super::table::{Identity, Table, live_slots};
 use super::{KeyGroupRange, StateError};
@@ -101,6 +100,7 @@ impl RawKeyGroup {
             name: state.name.clone(),
             layout_text: state.layout.clone(),
             check: |_, _, _| true,
+            home_kind: None,
         };
         let range = KeyGroupRange { start: key_group, end: key_group + 1 };
         let table = Table::new(identity, layout, range, arena.clone());
@@ -113,13 +113,8 @@ impl RawKeyGroup {
         page: PageKey,
         pieces: impl IntoIterator<Item = (PieceKind, &'a [u8])>,
     ) -> Result<(), StateError> {
-        let mut restoring = Restoring::default();
-        let applied =
-            pieces.into_iter().try_for_each(|(kind, bytes)| restoring.apply(&mut self.table, page, kind, bytes));
-        let restored = self.table.pages.pop();
-        applied?;
-        let Some(restored) = restored else { return Ok(()) };
-        self.table.check_whole(page, &restored)?;
+        let pieces: Vec<(PieceKind, &[u8])> = pieces.into_iter().collect();
+        let restored = self.table.page_of_pieces(page, usize::MAX, &pieces)?;
         let (bytes, layout) = (restored.bytes(), self.table.layout);
         for at in live_slots(bytes, layout) {
             let (kind, key) = layout.key(bytes, at);
@@ -159,8 +154,7 @@ impl RawKeyGroup {
 
 /// The form of cells as `Layout::in_words` writes it at the end of a state's layout.
 fn layout_in(text: &str) -> Option<Layout> {
-    let (_, cells) = text.rsplit_once("; ")?;
-    let lens = cells.strip_prefix("cells of ")?;
+    let (_, lens) = text.rsplit_once(", cells of ")?;
     if lens == "any length" {
         return Some(Layout::Slotted);
     }
@@ -176,9 +170,9 @@ mod tests {
     #[test]
     fn the_form_of_cells_is_read_back_from_a_layout_in_words() {
         for layout in [Layout::for_lens(Some(8), Some(16)), Layout::for_lens(Some(4), Some(0)), Layout::Slotted] {
-            assert_eq!(layout_in(&format!("value per key: key a; b; {}", layout.in_words())), Some(layout));
+            assert_eq!(layout_in(&format!("value per key: key a, b, {}", layout.in_words())), Some(layout));
         }
-        for text in ["", "value per key", "x; cells of", "x; cells of 99999 + 99999 bytes", "x; cells of -1 + 2 bytes"]
+        for text in ["", "value per key", "x, cells of", "x, cells of 99999 + 99999 bytes", "x, cells of -1 + 2 bytes"]
         {
             assert_eq!(layout_in(text), None, "{text}");
         }

@@ -7,8 +7,9 @@
 //!        a tag per slot: 0 empty, 1 deleted, >= 2 live (from the key's hash)
 //!        a bit per slot and parity: the slot changed in the epoch of that parity (8 bits are used)
 //! ```
-//! A page is 16 KiB long. Only the first page of a key group may be a small one of 4 KiB, until it is full: a state with few keys
-//! would otherwise be spread so thin over its key groups that it leaves the cache. The length of its bytes says what a page is.
+//! A page is 16 KiB long, or shorter by a multiple of 4 KiB until that is full: the two halves of a page that was split would
+//! otherwise be half empty, and a state with few keys spread so thin over its key groups that it leaves the cache. Pages of cells of
+//! any length are always 16 KiB long. The length of its bytes says what a page is.
 //!
 //! Tags and bits of a slot share a cache line, so marking a slot dirty touches nothing that finding it had not touched. Controls lie among
 //! the cells because pages are aligned to 16 KiB: side by side at the start of each page they would all fall into the same few cache sets.
@@ -17,10 +18,12 @@
 
 use crate::memory::{Block, BlockSize};
 
-/// The length of a page.
+/// The length of a full page.
 pub(super) const PAGE_LEN: usize = 16 << 10;
-/// The length of a small page.
-pub(super) const SMALL_PAGE_LEN: usize = 4 << 10;
+/// The length of the shortest page, and from one length to the next.
+pub(super) const PAGE_LEN_STEP: usize = 4 << 10;
+/// How many lengths a page may have.
+pub(super) const PAGE_LENS: usize = PAGE_LEN / PAGE_LEN_STEP;
 /// Where the groups begin.
 pub(super) const GROUPS_START: usize = 64;
 /// The length of a group's control.
@@ -42,9 +45,15 @@ pub(super) const IMAGE: u8 = 2;
 /// The bytes of a page.
 pub(super) type PageBytes = [u8];
 
+/// Which of the lengths this one is, from the shortest.
+#[inline(always)]
+pub(super) const fn step_of(len: usize) -> usize {
+    (len / PAGE_LEN_STEP - 1) % PAGE_LENS
+}
+
 /// The block a page of this length lies in.
 pub(super) fn block_size(len: usize) -> BlockSize {
-    if len == SMALL_PAGE_LEN { BlockSize::K4 } else { BlockSize::K16 }
+    [BlockSize::K4, BlockSize::K8, BlockSize::K12, BlockSize::K16][step_of(len)]
 }
 
 /// A page in memory.
@@ -148,6 +157,21 @@ impl Page {
         }
     }
 
+    /// A page whose bytes are elsewhere.
+    pub fn absent(nothing: Block, group: u16, number: u32, prefix: u64, depth: u8) -> Self {
+        Self::empty(nothing, group, number, prefix, depth)
+    }
+
+    /// Gives the page other bytes; answers those it had.
+    pub fn set_block(&mut self, block: Block) -> Block {
+        std::mem::replace(&mut self.block, block)
+    }
+
+    /// The page's bytes alone.
+    pub fn into_block(self) -> Block {
+        self.block
+    }
+
     #[inline(always)]
     pub fn bytes(&self) -> &PageBytes {
         &self.block
@@ -187,6 +211,12 @@ impl Page {
         self.bytes_mut()[grid.tag_offset(at)] = tag;
     }
 
+    /// The lanes of a group whose bit of `parity` is set.
+    #[inline(always)]
+    pub fn lanes(&self, grid: Grid, group: usize, parity: usize) -> u8 {
+        (self.bits(grid, SlotAt { group, lane: 0 }) >> (16 * parity)) as u8
+    }
+
     /// The slots whose bit of `parity` is set, and clears it.
     pub fn take_bits(&mut self, grid: Grid, parity: usize, mut each: impl FnMut(SlotAt)) {
         for group in 0..grid.groups {
@@ -196,11 +226,7 @@ impl Page {
             if bits & mask == 0 {
                 continue;
             }
-            let mut set = (bits & mask) >> (16 * parity);
-            while set != 0 {
-                each(SlotAt { group, lane: set.trailing_zeros() as usize });
-                set &= set - 1;
-            }
+            lanes((bits >> (16 * parity)) as u8).for_each(|lane| each(SlotAt { group, lane }));
             self.set_bits(grid, first, bits & !mask);
         }
     }
@@ -256,6 +282,16 @@ fn zero_bytes(word: u64) -> u64 {
 #[inline(always)]
 pub(super) fn first_lane(mask: u64) -> usize {
     mask.trailing_zeros() as usize / 8
+}
+
+/// The lanes whose bit is set, in order.
+#[inline(always)]
+pub(super) fn lanes(mut set: u8) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let lane = (set != 0).then(|| set.trailing_zeros() as usize);
+        set &= set.wrapping_sub(1);
+        lane
+    })
 }
 
 /// The bit of a lane in its group's bits.

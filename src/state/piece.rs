@@ -12,7 +12,7 @@
 
 use super::layout::Layout;
 use super::page::{EMPTY, PAGE_LEN, Page, PageBytes, SlotAt};
-use crate::checkpoint::{PageKey, Piece, PieceKind};
+use crate::checkpoint::{HashSpan, PageKey, Piece, PieceKind};
 use crate::memory::Buffer;
 use bytemuck::{Pod, Zeroable};
 
@@ -78,8 +78,10 @@ impl PieceBuffer {
         assert!(self.buffer.append(bytes), "the harvest asked for room before it began a page");
     }
 
-    fn end_piece(&mut self, page: PageKey, kind: PieceKind, start: usize) {
-        self.pieces.push(Piece { page, kind, offset: start as u32, len: (self.len() - start) as u32 });
+    fn end_piece(&mut self, head: &PieceHead, kind: PieceKind, start: usize) {
+        let span = HashSpan { prefix: head.prefix, depth: head.depth };
+        let (offset, len) = (start as u32, (self.len() - start) as u32);
+        self.pieces.push(Piece { page: head.page_key(), kind, offset, len, span });
         self.buffer.pad_to(8);
     }
 }
@@ -145,7 +147,7 @@ pub(super) fn put_image(out: &mut PieceBuffer, bytes: &PageBytes, layout: Layout
             }
         }
     }
-    out.end_piece(head.page_key(), PieceKind::Image, start);
+    out.end_piece(&head, PieceKind::Image, start);
 }
 
 /// A delta being written; it becomes two pieces when it would exceed a page.
@@ -187,7 +189,7 @@ impl<'a> Delta<'a> {
     fn finish_piece(&mut self) {
         let head = &mut self.out.buffer.filled_mut()[self.start..self.start + HEAD_LEN];
         head.copy_from_slice(bytemuck::bytes_of(&self.head));
-        self.out.end_piece(self.head.page_key(), PieceKind::Delta, self.start);
+        self.out.end_piece(&self.head, PieceKind::Delta, self.start);
     }
 }
 

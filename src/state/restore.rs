@@ -10,6 +10,7 @@ use super::directory::{Bucket, Directories};
 use super::layout::Layout;
 use super::page::{DELETED, EMPTY, GROUPS_START, Page, Probe, SlotAt, probe, tag_of};
 use super::piece::{self, KIND_DELTA, KIND_ENTRIES, KIND_PAGE, PieceHead, SlotState};
+use super::residency::Residency;
 use super::table::{Table, live_slots};
 use super::{KeyGroup, StateError};
 use crate::checkpoint::{PageKey, PieceKind};
@@ -38,12 +39,11 @@ impl Restoring {
         }
         match kind {
             PieceKind::Image => {
-                let page = table.page_of_image(key, &head, bytes, body)?;
+                let page = table.page_of_image(key, usize::MAX, &head, bytes, body)?;
                 match self.pages.get(&(key.key_group, key.page)) {
                     Some(&index) => table.pages[index] = page,
                     None => {
-                        self.pages.insert((key.key_group, key.page), table.pages.len());
-                        table.pages.push(page);
+                        self.pages.insert((key.key_group, key.page), table.push_page(page));
                     }
                 }
                 Ok(())
@@ -52,7 +52,8 @@ impl Restoring {
                 let Some(&index) = self.pages.get(&(key.key_group, key.page)) else {
                     return Err(table.damaged(key, "a delta comes before any image of its page"));
                 };
-                table.apply_delta(index, &head, body).map_err(|what| table.damaged(key, what))
+                let applied = apply_delta(&mut table.pages[index], table.layout, &head, body);
+                applied.map_err(|what| table.damaged(key, what))
             }
         }
     }
@@ -66,6 +67,7 @@ impl Restoring {
             }
             Err(error) => {
                 table.pages.clear();
+                table.residency = Residency::default();
                 Err(error)
             }
         }
@@ -97,7 +99,33 @@ impl Restoring {
 }
 
 impl Table {
-    fn damaged(&self, key: PageKey, what: &'static str) -> StateError {
+    /// A page built of its pieces, an image and then deltas, and checked as a whole; `keep` is the page it is going to be.
+    pub(super) fn page_of_pieces(
+        &mut self,
+        key: PageKey,
+        keep: usize,
+        pieces: &[(PieceKind, &[u8])],
+    ) -> Result<Page, StateError> {
+        let mut page: Option<Page> = None;
+        for &(kind, bytes) in pieces {
+            let (head, body) = PieceHead::read(bytes).map_err(|what| self.damaged(key, what))?;
+            if (head.state, head.key_group, head.number) != (key.state, key.key_group, key.page) {
+                return Err(self.damaged(key, "the piece belongs to another page"));
+            }
+            match (kind, &mut page) {
+                (PieceKind::Image, _) => page = Some(self.page_of_image(key, keep, &head, bytes, body)?),
+                (PieceKind::Delta, Some(page)) => {
+                    apply_delta(page, self.layout, &head, body).map_err(|what| self.damaged(key, what))?;
+                }
+                (PieceKind::Delta, None) => return Err(self.damaged(key, "a delta comes before any image of its page")),
+            }
+        }
+        let page = page.ok_or_else(|| self.damaged(key, "the page has no pieces"))?;
+        self.check_page(&page).map_err(|what| self.damaged(key, what))?;
+        Ok(page)
+    }
+
+    pub(super) fn damaged(&self, key: PageKey, what: &'static str) -> StateError {
         StateError::Damaged {
             operator: self.identity.operator.clone(),
             state: self.identity.name.clone(),
@@ -107,14 +135,22 @@ impl Table {
         }
     }
 
-    fn page_of_image(&self, key: PageKey, head: &PieceHead, bytes: &[u8], body: &[u8]) -> Result<Page, StateError> {
+    fn page_of_image(
+        &mut self,
+        key: PageKey,
+        keep: usize,
+        head: &PieceHead,
+        bytes: &[u8],
+        body: &[u8],
+    ) -> Result<Page, StateError> {
         if head.depth > 63 || (head.prefix << head.depth) != 0 {
             return Err(self.damaged(key, "the page's prefix is longer than its depth"));
         }
         if !self.layout.is_page_len(head.page_len()) {
             return Err(self.damaged(key, "the image is of a page length this state does not use"));
         }
-        let mut page = Page::empty(self.take_block(head.page_len())?, key.key_group, key.page, head.prefix, head.depth);
+        let mut page =
+            Page::empty(self.take_block(head.page_len(), keep)?, key.key_group, key.page, head.prefix, head.depth);
         let filled = match (head.kind, self.layout) {
             (KIND_PAGE, Layout::Fixed(_)) => fill_whole(&mut page, bytes, head, self.layout),
             (KIND_ENTRIES, _) => piece::read_entries(body, head.entries, &mut page, self.layout, |page, entry| {
@@ -126,25 +162,6 @@ impl Table {
             _ => Err("the image is of no kind this state writes"),
         };
         filled.map(|()| page).map_err(|what| self.damaged(key, what))
-    }
-
-    fn apply_delta(&mut self, index: usize, head: &PieceHead, body: &[u8]) -> Result<(), &'static str> {
-        let layout = self.layout;
-        let page = &mut self.pages[index];
-        if head.kind != KIND_DELTA || head.depth != 0 || head.prefix != page.prefix {
-            return Err("the delta does not go with its page");
-        }
-        // First all old cells go, then the new ones come: in any other order they might not fit in between.
-        piece::read_entries(body, head.entries, page, layout, |page, entry| {
-            clear_slot(page, layout, entry.at);
-            Ok(())
-        })?;
-        piece::read_entries(body, head.entries, page, layout, |page, entry| put_entry(page, layout, &entry))
-    }
-
-    /// Checks a page that came back alone.
-    pub(super) fn check_whole(&self, key: PageKey, page: &Page) -> Result<(), StateError> {
-        self.check_page(page).map_err(|what| self.damaged(key, what))
     }
 
     fn check_page(&self, page: &Page) -> Result<(), &'static str> {
@@ -174,6 +191,18 @@ impl Table {
         }
         Ok(())
     }
+}
+
+fn apply_delta(page: &mut Page, layout: Layout, head: &PieceHead, body: &[u8]) -> Result<(), &'static str> {
+    if head.kind != KIND_DELTA || head.depth != 0 || head.prefix != page.prefix {
+        return Err("the delta does not go with its page");
+    }
+    // First all old cells go, then the new ones come: in any other order they might not fit in between.
+    piece::read_entries(body, head.entries, page, layout, |page, entry| {
+        clear_slot(page, layout, entry.at);
+        Ok(())
+    })?;
+    piece::read_entries(body, head.entries, page, layout, |page, entry| put_entry(page, layout, &entry))
 }
 
 fn fill_whole(page: &mut Page, bytes: &[u8], head: &PieceHead, layout: Layout) -> Result<(), &'static str> {

@@ -10,11 +10,14 @@
 
 use super::StateError;
 use super::layout::Layout;
-use super::page::{CONTROL_LEN, DELETED, EMPTY, IMAGE, LISTED, NONE, Page, PageBytes, SlotAt};
+use super::page::{CONTROL_LEN, DELETED, EMPTY, IMAGE, LISTED, NONE, Page, PageBytes, SlotAt, block_size, lanes};
 use super::piece::{self, PieceBuffer, SlotState};
-use super::stage::StagedSlot;
-use super::table::{EntryAt, Table};
+use super::stage::{StagedImage, StagedSlot};
+use super::table::{EntryAt, Table, WHO};
 use crate::memory::MemoryError;
+
+/// What a slot takes of a delta beside its cell, with some allowance for the work of taking it apart again.
+const CHANGE_LEN: usize = 6;
 
 impl Table {
     /// Seals the current epoch and begins the next. Takes the same time at any size.
@@ -27,6 +30,7 @@ impl Table {
         self.lists[1 - self.parity].clear();
         self.parity = 1 - self.parity;
         self.harvested = 0;
+        self.in_memory_first = self.lists[1 - self.parity].len();
     }
 
     /// How many sealed pages are left to harvest.
@@ -36,6 +40,9 @@ impl Table {
 
     /// The next piece of the page must be an image.
     pub fn mark_image(&mut self, index: usize) {
+        if self.is_in(index) {
+            self.forget_chain(index);
+        }
         let page = &mut self.pages[index];
         if page.flags[self.parity] & LISTED == 0 {
             self.lists[self.parity].push(index as u32);
@@ -52,7 +59,9 @@ impl Table {
         if page.flags[self.parity] & LISTED == 0 {
             page.flags[self.parity] |= LISTED;
             self.lists[self.parity].push(entry.page as u32);
+            self.forget_chain(entry.page);
         }
+        let page = &mut self.pages[entry.page];
         if page.flags[sealed] & IMAGE != 0 {
             self.preserve(entry.page);
         } else {
@@ -77,8 +86,10 @@ impl Table {
         if page.flags[sealed] & IMAGE != 0 {
             page.take_bits(grid, sealed, |_| {});
             piece::write_page_head(page, self.identity.id, self.layout);
-            match self.stage.push_image(&self.arena, page.bytes()) {
+            match self.keep_image(index) {
                 Ok(image) => {
+                    let image = self.stage.push_image(image);
+                    let page = &mut self.pages[index];
                     page.staged_image = image;
                     page.flags[sealed] &= !IMAGE;
                 }
@@ -103,8 +114,33 @@ impl Table {
         }
     }
 
+    /// Whether the next sealed page is in memory. Pages that are not come last, when those harvested before them can make room; they are
+    /// asked for some ahead.
+    ///
+    /// # Panics
+    /// Asserts that a sealed page is left.
+    pub(super) fn next_is_in_memory(&mut self) -> Result<bool, StateError> {
+        /// How many pages are read ahead.
+        const AHEAD: usize = 32;
+        let sealed = 1 - self.parity;
+        while self.harvested < self.in_memory_first {
+            let index = self.lists[sealed][self.harvested];
+            if self.is_in(index as usize) {
+                return Ok(true);
+            }
+            self.lists[sealed].push(index);
+            self.harvested += 1;
+        }
+        self.collect_pages()?;
+        let ahead = self.lists[sealed].len().min(self.harvested + AHEAD);
+        for at in self.harvested..ahead {
+            self.request_page(self.lists[sealed][at] as usize)?;
+        }
+        Ok(self.is_in(self.lists[sealed][self.harvested] as usize))
+    }
+
     /// Harvests the next sealed page into `out`, which has room for two pages; answers how many bytes were looked at.
-    pub(super) fn harvest_page(&mut self, out: &mut PieceBuffer) -> usize {
+    pub(super) fn harvest_page(&mut self, out: &mut PieceBuffer) -> Result<usize, StateError> {
         let sealed = 1 - self.parity;
         let index = self.lists[sealed][self.harvested] as usize;
         self.harvested += 1;
@@ -112,17 +148,43 @@ impl Table {
         let page = &mut self.pages[index];
         let flags = std::mem::take(&mut page.flags[sealed]);
         if page.staged_image != NONE {
-            piece::put_image(out, self.stage.image(page.staged_image), self.layout);
-            page.staged_image = NONE;
+            let image = std::mem::replace(&mut page.staged_image, NONE);
+            match self.stage.take_image(image) {
+                StagedImage::Here(block) => piece::put_image(out, &block, self.layout),
+                StagedImage::Spilled(spilled) => {
+                    let block = self.bring_image(index, spilled)?;
+                    piece::put_image(out, &block, self.layout);
+                }
+                StagedImage::Taken => unreachable!("a sealed page leaves once"),
+            }
         } else if flags & IMAGE != 0 {
             self.put_image(index, out);
         } else {
             self.put_changes(index, out);
         }
         if self.sealed_left() == 0 {
-            self.stage.clear();
+            self.clear_stage();
         }
-        self.layout.grid(self.pages[index].bytes()).groups * CONTROL_LEN + out.len() - before
+        Ok(self.layout.grid(self.pages[index].bytes()).groups * CONTROL_LEN + out.len() - before)
+    }
+
+    fn clear_stage(&mut self) {
+        let spilled: Vec<_> = self.stage.take_spilled().collect();
+        spilled.into_iter().for_each(|image| self.drop_image(image));
+        self.stage.clear();
+    }
+
+    /// Keeps a copy of a page: in memory, or in the spill file where memory is short.
+    fn keep_image(&mut self, index: usize) -> Result<StagedImage, MemoryError> {
+        let len = self.pages[index].bytes().len();
+        let block = self.block_with_evictions(len, index).map_or_else(|| self.arena.take(WHO, block_size(len)), Ok);
+        let mut block = block?;
+        block.copy_from_slice(self.pages[index].bytes());
+        // As long as all pages are in memory there is room for copies of some.
+        if !self.has_absent() {
+            return Ok(StagedImage::Here(block));
+        }
+        Ok(self.spill_image(block))
     }
 
     fn put_image(&mut self, index: usize, out: &mut PieceBuffer) {
@@ -133,41 +195,48 @@ impl Table {
     }
 
     fn put_changes(&mut self, index: usize, out: &mut PieceBuffer) {
-        let page = &mut self.pages[index];
-        let grid = self.layout.grid(page.bytes());
-        let mut slots = Vec::new();
-        page.take_bits(grid, 1 - self.parity, |at| slots.push((at.slot() as u16, NONE)));
-        let page = &self.pages[index];
-        let bytes = page.bytes();
-        let cells_len: usize = slots.iter().map(|&(slot, _)| self.slot_len(bytes, slot)).sum();
+        let sealed = 1 - self.parity;
         // Only a page that did not change since the barrier may still leave as a whole.
+        let page = &self.pages[index];
         let unchanged = page.flags[self.parity] & LISTED == 0 && page.staged == NONE;
-        if unchanged && (cells_len + slots.len() * 6) * 2 >= bytes.len() {
+        if unchanged && self.changes_len(page) * 2 >= page.bytes().len() {
             return self.put_image(index, out);
         }
-        let mut position = std::mem::replace(&mut self.pages[index].staged, NONE);
-        while position != NONE {
-            let staged = self.stage.slot(position);
-            slots.push((piece::slot_of(staged.slot), position));
-            position = staged.previous;
-        }
-        slots.sort_unstable();
+        let first_staged = std::mem::replace(&mut self.pages[index].staged, NONE);
+        self.stage.collect(first_staged);
         let page = &self.pages[index];
+        let (bytes, grid) = (page.bytes(), self.layout.grid(page.bytes()));
         let mut delta = piece::Delta::begin(out, page, self.identity.id);
-        for (slot, position) in slots {
-            if position == NONE {
-                let (state, cell) = slot_content(page.bytes(), self.layout, SlotAt::of(usize::from(slot)));
-                delta.add(piece::slot_word(usize::from(slot), state), cell);
-            } else {
-                let staged = self.stage.slot(position);
-                delta.add(staged.slot, staged.cell);
+        // The page may have been longer when the epoch was sealed.
+        for group in 0..grid.groups.max(self.stage.collected_groups()) {
+            let staged = self.stage.collected_lanes(group);
+            let in_place = if group < grid.groups { page.lanes(grid, group, sealed) } else { 0 };
+            for lane in lanes(staged | in_place) {
+                let at = SlotAt { group, lane };
+                if staged & 1 << lane == 0 {
+                    let (state, cell) = slot_content(bytes, self.layout, at);
+                    delta.add(piece::slot_word(at.slot(), state), cell);
+                } else {
+                    let staged = self.stage.collected(at);
+                    delta.add(staged.slot, staged.cell);
+                }
             }
         }
         delta.end();
+        self.stage.forget_collected();
+        self.pages[index].take_bits(grid, sealed, |_| {});
     }
 
-    fn slot_len(&self, bytes: &PageBytes, slot: u16) -> usize {
-        slot_content(bytes, self.layout, SlotAt::of(usize::from(slot))).1.len()
+    /// How many bytes a delta of the sealed changes of a page would take, about.
+    fn changes_len(&self, page: &Page) -> usize {
+        let (sealed, grid) = (1 - self.parity, self.layout.grid(page.bytes()));
+        let groups = (0..grid.groups).map(|group| (group, page.lanes(grid, group, sealed)));
+        if let Layout::Fixed(shape) = self.layout {
+            let slots: u32 = groups.map(|(_, set)| set.count_ones()).sum();
+            return slots as usize * (shape.cell_len() + CHANGE_LEN);
+        }
+        let slots = groups.flat_map(|(group, set)| lanes(set).map(move |lane| SlotAt { group, lane }));
+        slots.map(|at| slot_content(page.bytes(), self.layout, at).1.len() + CHANGE_LEN).sum()
     }
 
     /// Gives up the last snapshot, harvested or not: the next one takes images of all its pages.
@@ -175,15 +244,20 @@ impl Table {
     pub(super) fn abandon(&mut self) {
         let sealed = 1 - self.parity;
         for index in std::mem::take(&mut self.lists[sealed]) {
+            if self.is_in(index as usize) {
+                let page = &mut self.pages[index as usize];
+                page.take_bits(self.layout.grid(page.bytes()), sealed, |_| {});
+            } else {
+                self.stale_bits(index as usize);
+            }
             let page = &mut self.pages[index as usize];
-            page.take_bits(self.layout.grid(page.bytes()), sealed, |_| {});
             page.flags[sealed] = 0;
             page.staged = NONE;
             page.staged_image = NONE;
             self.mark_image(index as usize);
         }
         self.harvested = 0;
-        self.stage.clear();
+        self.clear_stage();
     }
 
     #[cold]

@@ -68,8 +68,9 @@ fn offset_at(at: SlotAt) -> usize {
     GRID.control_offset(at.group) + CONTROL_LEN + at.lane * 2
 }
 
+/// Where the cell of a live slot begins.
 #[inline]
-fn cell_offset(bytes: &PageBytes, at: SlotAt) -> usize {
+pub(super) fn cell_offset(bytes: &PageBytes, at: SlotAt) -> usize {
     let at = offset_at(at);
     usize::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]))
 }

@@ -5,6 +5,7 @@
 use super::StateError;
 use super::backend::StateBackend;
 use super::piece::{HARVEST_ROOM, PieceBuffer};
+use super::residency::give_up_task;
 use crate::checkpoint::{CheckpointId, PageKey, PieceBlock};
 use crate::memory::Buffer;
 
@@ -29,7 +30,7 @@ impl<F: FnMut(PieceBlock) -> Result<(), PieceBlock>> PieceSink for F {
 pub enum HarvestProgress {
     /// The budget is used up; there is more to harvest.
     Worked,
-    /// The sink refused a block: call again when it has room.
+    /// The sink refused a block, or a page is still being read back into memory: call again later.
     Refused,
     /// The snapshot is complete.
     Done {
@@ -105,6 +106,8 @@ impl StateBackend {
     pub fn request_full(&mut self) {
         for table in &self.tables {
             let mut table = table.borrow_mut();
+            let range = table.range;
+            table.load_groups(range).unwrap_or_else(|error| give_up_task(&error));
             (0..table.pages.len()).for_each(|index| table.mark_image(index));
         }
     }
@@ -128,7 +131,7 @@ impl StateBackend {
                 if work_bytes >= work_bytes_max {
                     return Ok(HarvestProgress::Worked);
                 }
-                if !harvest.offer_waiting(sink) {
+                if !harvest.offer_waiting(sink) || !table.next_is_in_memory()? {
                     return Ok(HarvestProgress::Refused);
                 }
                 if harvest.filling.as_ref().is_some_and(|filling| filling.buffer.remaining() < HARVEST_ROOM) {
@@ -143,7 +146,7 @@ impl StateBackend {
                     harvest.filling = Some(PieceBuffer { buffer, pieces: Vec::new() });
                 }
                 let filling = harvest.filling.as_mut().expect("taken above");
-                work_bytes += table.harvest_page(filling);
+                work_bytes += table.harvest_page(filling)?;
             }
         }
         harvest.close_block();

@@ -3,7 +3,9 @@
 //! Here: single slots, chained per page, and whole pages. Not here: when something must be staged (`seal`).
 //! Its blocks come from the arena and go back when the snapshot is done.
 
-use super::page::{PageBytes, block_size};
+use super::page::{LANES, NONE, SlotAt};
+use super::piece::slot_of;
+use super::residency::Spilled;
 use crate::memory::{Arena, Block, BlockSize, MemoryError};
 
 const WHO: &str = "a snapshot of keyed state";
@@ -16,7 +18,22 @@ pub(super) struct StageLog {
     blocks: Vec<Block>,
     /// Bytes used of the last block.
     len: usize,
-    images: Vec<Block>,
+    images: Vec<StagedImage>,
+    /// Images that are on their way to the spill file.
+    writing: Vec<u32>,
+    /// The staged slots of the page being harvested: the lanes of each group, and where each slot's content is.
+    collected_lanes: Vec<u8>,
+    collected_at: Vec<u32>,
+}
+
+/// A whole page that is kept.
+pub(super) enum StagedImage {
+    /// In memory.
+    Here(Block),
+    /// In the spill file.
+    Spilled(Spilled),
+    /// No longer.
+    Taken,
 }
 
 /// One staged slot.
@@ -62,21 +79,81 @@ impl StageLog {
         }
     }
 
+    /// Looks up all slots staged for a page, from the last one.
+    pub fn collect(&mut self, last: u32) {
+        let mut position = last;
+        while position != NONE {
+            let StagedSlot { previous, slot, .. } = self.slot(position);
+            let at = SlotAt::of(usize::from(slot_of(slot)));
+            if self.collected_lanes.len() <= at.group {
+                self.collected_lanes.resize(at.group + 1, 0);
+                self.collected_at.resize((at.group + 1) * LANES, NONE);
+            }
+            self.collected_lanes[at.group] |= 1 << at.lane;
+            self.collected_at[at.slot()] = position;
+            position = previous;
+        }
+    }
+
+    /// One past the last group in which `collect` found something.
+    pub fn collected_groups(&self) -> usize {
+        self.collected_lanes.len()
+    }
+
+    /// The lanes of a group that `collect` found.
+    #[inline]
+    pub fn collected_lanes(&self, group: usize) -> u8 {
+        self.collected_lanes.get(group).copied().unwrap_or(0)
+    }
+
+    /// A slot that `collect` found.
+    pub fn collected(&self, at: SlotAt) -> StagedSlot<'_> {
+        self.slot(self.collected_at[at.slot()])
+    }
+
+    /// Ends what `collect` began.
+    pub fn forget_collected(&mut self) {
+        self.collected_lanes.clear();
+    }
+
     /// Keeps a whole page; answers its index.
-    pub fn push_image(&mut self, arena: &Arena, bytes: &PageBytes) -> Result<u32, MemoryError> {
-        let mut block = arena.take(WHO, block_size(bytes.len()))?;
-        block.copy_from_slice(bytes);
-        self.images.push(block);
-        Ok(self.images.len() as u32 - 1)
+    pub fn push_image(&mut self, image: StagedImage) -> u32 {
+        let index = self.images.len() as u32;
+        if let StagedImage::Spilled(_) = image {
+            self.writing.push(index);
+        }
+        self.images.push(image);
+        index
     }
 
-    /// The page at an index that `push_image` answered.
-    pub fn image(&self, index: u32) -> &PageBytes {
-        &self.images[index as usize]
+    /// Calls `is_written` for every image that is on its way to the spill file, until it says so.
+    pub fn each_being_written(&mut self, mut is_written: impl FnMut(&mut Spilled) -> bool) {
+        let images = &mut self.images;
+        self.writing.retain(|&index| match &mut images[index as usize] {
+            StagedImage::Spilled(spilled) => !is_written(spilled),
+            _ => false,
+        });
     }
 
-    /// Gives everything back.
+    /// The page at an index that `push_image` answered; it is not kept any longer.
+    pub fn take_image(&mut self, index: u32) -> StagedImage {
+        std::mem::replace(&mut self.images[index as usize], StagedImage::Taken)
+    }
+
+    /// The pages that are kept outside memory, which are not kept any longer.
+    pub fn take_spilled(&mut self) -> impl Iterator<Item = Spilled> {
+        self.writing.clear();
+        std::mem::take(&mut self.images).into_iter().filter_map(|image| match image {
+            StagedImage::Spilled(spilled) => Some(spilled),
+            _ => None,
+        })
+    }
+
+    /// Gives all blocks back.
     pub fn clear(&mut self) {
-        *self = Self::default();
+        self.blocks.clear();
+        self.images.clear();
+        self.writing.clear();
+        self.len = 0;
     }
 }

@@ -6,19 +6,22 @@
 //! Invariant: whoever changes a slot calls `touch` first, so that a snapshot in progress keeps the old content.
 
 use super::directory::{Bucket, Directories, NO_PAGE};
+
 use super::fixed_page::FixedShape;
 use super::layout::Layout;
 use super::page::{
-    CONTROL_LEN, DELETED, EMPTY, GROUPS_START, IMAGE, LANES, LISTED, PAGE_LEN, Page, PageBytes, Probe, SlotAt, Tags,
-    block_size, control_bits, first_lane, has_empty, home_group, lane_bit, probe, tag_of,
+    CONTROL_LEN, DELETED, EMPTY, GROUPS_START, IMAGE, LANES, LISTED, PAGE_LEN, PAGE_LEN_STEP, Page, PageBytes, Probe,
+    SlotAt, Tags, control_bits, first_lane, has_empty, home_group, lane_bit, probe, tag_of,
 };
+use super::residency::{Residency, give_up_task};
 use super::slotted_page::{self, CellHead};
 use super::stage::StageLog;
+use super::sweep::Sweep;
 use super::{KeyGroup, KeyGroupRange, StateError};
 use crate::memory::{Arena, Block};
 use std::ops::Range;
 
-const WHO: &str = "keyed state";
+pub(super) const WHO: &str = "keyed state";
 
 /// All entries of one state in the key groups of one subtask.
 pub(super) struct Table {
@@ -34,9 +37,15 @@ pub(super) struct Table {
     pub(super) lists: [Vec<u32>; 2],
     /// How many pages of the sealed list are harvested.
     pub(super) harvested: usize,
+    /// How many pages at the start of the sealed list are skipped over if they are not in memory: they were put at its end.
+    pub(super) in_memory_first: usize,
     pub(super) stage: StageLog,
     /// Why the snapshot in progress was given up.
     pub(super) given_up: Option<StateError>,
+    /// Which pages are in memory.
+    pub(super) residency: Residency,
+    /// How to find what has expired, if entries do.
+    pub(super) sweep: Option<Sweep>,
 }
 
 /// What a table is called and what it holds.
@@ -47,6 +56,8 @@ pub(super) struct Identity {
     pub layout_text: String,
     /// Whether an entry from a checkpoint (kind, key, value) can be one of this state.
     pub check: fn(u8, &[u8], &[u8]) -> bool,
+    /// The kind of entry that is found by the key alone, if there is one.
+    pub home_kind: Option<u8>,
 }
 
 /// An entry's address: all that is needed to find it.
@@ -90,16 +101,12 @@ impl Table {
             parity: 0,
             lists: [Vec::new(), Vec::new()],
             harvested: 0,
+            in_memory_first: 0,
             stage: StageLog::default(),
             given_up: None,
+            residency: Residency::default(),
+            sweep: None,
         }
-    }
-
-    /// The page that holds a hash of a key group.
-    #[inline(always)]
-    pub fn page_of(&self, group: KeyGroup, hash: u64) -> Option<usize> {
-        let index = self.directories.page(self.directory_of(group), hash);
-        (index != NO_PAGE).then_some(index as usize)
     }
 
     /// The number of a key group among those of the range; too large a one when it lies before them.
@@ -110,8 +117,8 @@ impl Table {
 
     /// Finds an entry. `layout` is the table's own, passed so that a constant specialises the code.
     #[inline(always)]
-    pub fn find(&self, layout: Layout, address: Address) -> Option<EntryAt> {
-        let page = self.page_of(address.group, address.hash)?;
+    pub fn find(&mut self, layout: Layout, address: Address) -> Option<EntryAt> {
+        let page = self.page_in(address.group, address.hash)?;
         match self.probe_page(layout, page, address) {
             Probe::Found(at) => Some(EntryAt { page, at }),
             Probe::Absent(_) => None,
@@ -141,7 +148,8 @@ impl Table {
     pub fn likely_lane(&self, shape: FixedShape, home: Home, hash: u64) -> usize {
         let Some(page) = self.pages.get(home.page as usize) else { return LANES };
         let control = home.control as usize;
-        let lane = first_lane(Tags::of(&page.bytes()[control..control + CONTROL_LEN]).matches(tag_of(hash)));
+        let Some(tags) = page.bytes().get(control..control + CONTROL_LEN) else { return LANES };
+        let lane = first_lane(Tags::of(tags).matches(tag_of(hash)));
         let cell = control + shape.cell_in_group(lane).start;
         page.prefetch(cell);
         page.prefetch(cell + shape.cell_len() - 1);
@@ -166,7 +174,8 @@ impl Table {
         if lane >= LANES {
             return None;
         }
-        let group = &mut page.bytes_mut()[control..control + shape.stride];
+        // A page may have left memory since.
+        let group = page.bytes_mut().get_mut(control..control + shape.stride)?;
         let cell = shape.cell_in_group(lane);
         if &group[cell.start..cell.start + shape.key_len] != key {
             return None;
@@ -204,7 +213,7 @@ impl Table {
             return Err(self.key_too_long(head.key_len));
         }
         let (page, at) = loop {
-            let page = match self.page_of(address.group, address.hash) {
+            let page = match self.try_page_in(address.group, address.hash)? {
                 Some(page) => page,
                 None => self.start_group(address.group)?,
             };
@@ -264,9 +273,26 @@ impl Table {
         page.used -= u16::from(tag == EMPTY);
     }
 
-    /// Calls `each` for every entry: key group, kind, key, value; in no particular order.
-    pub fn for_each(&self, mut each: impl FnMut(KeyGroup, u8, &[u8], &[u8])) {
-        for page in &self.pages {
+    /// How many pages there are, in memory or not.
+    pub fn page_count(&mut self) -> usize {
+        self.load_groups(self.range).unwrap_or_else(|error| give_up_task(&error));
+        self.pages.len()
+    }
+
+    /// The keys of a page's entries of one kind, with their key group.
+    pub fn keys_of(&mut self, index: usize, of_kind: u8) -> Vec<(KeyGroup, Vec<u8>)> {
+        self.bring_page(index).unwrap_or_else(|error| give_up_task(&error));
+        let page = &self.pages[index];
+        let keys = live_slots(page.bytes(), self.layout).map(|at| self.layout.key(page.bytes(), at));
+        let keys = keys.filter(|(kind, _)| *kind == of_kind);
+        keys.map(|(_, key)| (KeyGroup(page.group), page.bytes()[key].to_vec())).collect()
+    }
+
+    /// Calls `each` for every entry: key group, kind, key, value; in no particular order. Reads what is not in memory.
+    pub fn for_each(&mut self, mut each: impl FnMut(KeyGroup, u8, &[u8], &[u8])) {
+        for index in 0..self.page_count() {
+            self.bring_page(index).unwrap_or_else(|error| give_up_task(&error));
+            let page = &self.pages[index];
             for at in live_slots(page.bytes(), self.layout) {
                 let bytes = page.bytes();
                 let (kind, key) = self.layout.key(bytes, at);
@@ -298,19 +324,22 @@ impl Table {
         if !self.range.contains(group) {
             return Err(self.foreign(group.0));
         }
-        let page = Page::empty(self.take_block(self.layout.first_page_len())?, group.0, 0, 0, 0);
+        let page = Page::empty(self.take_block(self.layout.first_page_len(), usize::MAX)?, group.0, 0, 0, 0);
         if self.directories.is_empty() {
             self.directories = Directories::empty(self.range.len());
         }
-        let index = self.pages.len();
-        self.pages.push(page);
+        let index = self.push_page(page);
         self.directories.start(self.directory_of(group), index as u32);
         self.mark_image(index);
         Ok(index)
     }
 
-    /// Lays a page out anew without its deleted slots, at full length if it was small, or splits it when that would not help.
+    /// Takes out of a page what has expired; or else lays it out anew without its deleted slots, longer if they are few and it is short, or
+    /// splits it when it is full.
     fn make_room(&mut self, index: usize, head: CellHead) -> Result<(), StateError> {
+        if self.sweep_page(index) {
+            return Ok(());
+        }
         let page = &self.pages[index];
         let len = page.bytes().len();
         let mostly_deleted = usize::from(page.live) * 4 < self.layout.used_max(page.bytes()) * 3;
@@ -318,13 +347,20 @@ impl Table {
             return self.lay_out_anew(index, len);
         }
         if len < PAGE_LEN {
-            return self.lay_out_anew(index, PAGE_LEN);
+            // Where memory is full of short pages a longer one may not be had, but two more short ones.
+            if let Some(block) = self.spare_block_from(len + PAGE_LEN_STEP, index) {
+                return self.lay_out_in(index, block);
+            }
         }
         self.split(index)
     }
 
     fn lay_out_anew(&mut self, index: usize, len: usize) -> Result<(), StateError> {
-        let block = self.take_block(len)?;
+        let block = self.take_block(len, index)?;
+        self.lay_out_in(index, block)
+    }
+
+    fn lay_out_in(&mut self, index: usize, block: Block) -> Result<(), StateError> {
         self.preserve(index);
         let old = &self.pages[index];
         let mut page = Page::empty(block, old.group, old.number, old.prefix, old.depth);
@@ -348,10 +384,14 @@ impl Table {
                 pages: page_count,
             });
         }
-        let (low_block, high_block) = (self.take_block(PAGE_LEN)?, self.take_block(PAGE_LEN)?);
+        let bit = 1 << (64 - u32::from(depth));
+        let is_high = |slot: &SlotAt| self.layout.hash(old.bytes(), *slot) & bit != 0;
+        let high_count = live_slots(old.bytes(), self.layout).filter(is_high).count();
+        let low_len = self.layout.page_len_for(usize::from(old.live) - high_count);
+        let high_len = self.layout.page_len_for(high_count);
+        let (low_block, high_block) = (self.take_block_from(low_len, index)?, self.take_block_from(high_len, index)?);
         self.preserve(index);
         let old = &self.pages[index];
-        let bit = 1 << (64 - u32::from(depth));
         let mut low = Page::empty(low_block, group, old.number, old.prefix, depth);
         let mut high = Page::empty(high_block, group, page_count as u32, old.prefix | bit, depth);
         for at in live_slots(old.bytes(), self.layout) {
@@ -359,10 +399,9 @@ impl Table {
             put_anew(half, self.layout, old.bytes(), at);
         }
         self.replace(index, low);
-        let high_index = self.pages.len();
-        let bucket = Bucket { prefix: high.prefix, depth, index: high_index as u32 };
-        self.directories.add(directory, bucket);
-        self.pages.push(high);
+        let prefix = high.prefix;
+        let high_index = self.push_page(high);
+        self.directories.add(directory, Bucket { prefix, depth, index: high_index as u32 });
         self.mark_image(high_index);
         Ok(())
     }
@@ -373,14 +412,6 @@ impl Table {
         (page.flags, page.staged, page.staged_image) = (old.flags, old.staged, old.staged_image);
         self.pages[index] = page;
         self.mark_image(index);
-    }
-
-    pub(super) fn take_block(&self, page_len: usize) -> Result<Block, StateError> {
-        self.arena.take(WHO, block_size(page_len)).map_err(|source| StateError::Memory {
-            operator: self.identity.operator.clone(),
-            state: self.identity.name.clone(),
-            source,
-        })
     }
 
     pub(super) fn foreign(&self, key_group: u16) -> StateError {

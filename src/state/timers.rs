@@ -42,6 +42,8 @@ impl StateBackend {
             operator,
             name,
             Registration {
+                home_kind: None,
+                lifetime: None,
                 layout: Layout::for_lens(key_len, Some(0)),
                 layout_text: format!("event-time timers: key {}", K::NAME),
                 check: |kind, key, value| {
@@ -49,6 +51,8 @@ impl StateBackend {
                 },
             },
         )?;
+        // Which timer is next is known in memory only.
+        table.borrow_mut().read_before_first_record();
         Ok(Timers { table, order: BTreeSet::new(), scratch: Vec::new(), of: PhantomData })
     }
 }
@@ -106,7 +110,7 @@ impl<K: Key + ?Sized> Timers<K> {
     pub fn rebuild(&mut self) {
         self.order.clear();
         let order = &mut self.order;
-        self.table.borrow().for_each(|group, _, composite, _| {
+        self.table.borrow_mut().for_each(|group, _, composite, _| {
             if let Some((time, key)) = composite.split_first_chunk() {
                 let at = EventTimeMs(i64::from_le_bytes(*time));
                 order.insert(DueTimer { at, key: KeyBytes::new(key), group });

@@ -3,6 +3,7 @@
 //! Here: how a value becomes bytes of a page and comes back. Not here: where in the page they lie (`layout`).
 
 use super::StateError;
+use crate::record::{Schema, schema_of};
 use bytemuck::Pod;
 use rkyv::api::high::{HighSerializer, HighValidator};
 use rkyv::bytecheck::CheckBytes;
@@ -12,7 +13,8 @@ use rkyv::util::AlignedVec;
 use rkyv::{Archive, Serialize};
 use std::marker::PhantomData;
 
-/// A value that every time takes the same number of bytes. Every `Pod` type is one; [`Both`] makes one of two.
+/// A value that every time takes the same number of bytes. Every `Pod` type that says what it consists of is one (derive `Record`, or `Pod`
+/// and `Schema`); [`Both`] makes one of two.
 pub trait FixedValue: Sized + 'static {
     /// How many bytes.
     const LEN: usize;
@@ -23,11 +25,11 @@ pub trait FixedValue: Sized + 'static {
     /// Reads the value from `bytes`, which are `LEN` bytes long and need not be aligned.
     fn load(bytes: &[u8]) -> Self;
 
-    /// The value in words, for the manifest and for errors: type and size.
+    /// The value in words, for the manifest and for errors: its fields and its size.
     fn layout() -> String;
 }
 
-impl<T: Pod> FixedValue for T {
+impl<T: Pod + Schema> FixedValue for T {
     const LEN: usize = size_of::<T>();
 
     #[inline(always)]
@@ -41,7 +43,7 @@ impl<T: Pod> FixedValue for T {
     }
 
     fn layout() -> String {
-        format!("{} ({} bytes)", short_name::<T>(), Self::LEN)
+        format!("{} ({} bytes)", schema_of::<T>(), Self::LEN)
     }
 }
 
@@ -144,6 +146,33 @@ where
     }
 }
 
+/// Archives up to this length are read without an allocation wherever they lie.
+const SHORT_LEN_MAX: usize = 256;
+
+#[repr(align(16))]
+struct ShortArchive([u8; SHORT_LEN_MAX]);
+
+/// Calls `read` with the value archived in `bytes`: in place when they happen to be aligned, otherwise from a copy that is.
+pub(super) fn read_archive<T, R>(bytes: &[u8], read: impl FnOnce(&T::Archived) -> R) -> Result<R, StateError>
+where
+    T: Archive,
+    T::Archived: for<'a> CheckBytes<HighValidator<'a, ArchiveError>>,
+{
+    let read_aligned =
+        |bytes: &[u8]| rkyv::access::<T::Archived, ArchiveError>(bytes).map(read).map_err(archive_error::<T>);
+    if bytes.as_ptr().addr().is_multiple_of(align_of::<T::Archived>().max(8)) {
+        return read_aligned(bytes);
+    }
+    if bytes.len() <= SHORT_LEN_MAX {
+        let mut short = ShortArchive([0; SHORT_LEN_MAX]);
+        short.0[..bytes.len()].copy_from_slice(bytes);
+        return read_aligned(&short.0[..bytes.len()]);
+    }
+    let mut aligned = AlignedVec::<16>::with_capacity(bytes.len());
+    aligned.extend_from_slice(bytes);
+    read_aligned(&aligned)
+}
+
 impl<T> Clone for ArchivedValue<T> {
     fn clone(&self) -> Self {
         Self { bytes: self.bytes.clone(), of: PhantomData }
@@ -152,13 +181,13 @@ impl<T> Clone for ArchivedValue<T> {
 
 impl<T> std::fmt::Debug for ArchivedValue<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} archived in {} bytes", short_name::<T>(), self.bytes.len())
+        write!(f, "{} archived in {} bytes", std::any::type_name::<T>(), self.bytes.len())
     }
 }
 
 impl<T> StateValue for ArchivedValue<T>
 where
-    T: Archive + 'static,
+    T: Archive + Schema + 'static,
     T::Archived: for<'a> CheckBytes<HighValidator<'a, ArchiveError>>,
 {
     const FIXED_LEN: Option<usize> = None;
@@ -182,22 +211,12 @@ where
     }
 
     fn layout() -> String {
-        format!("archived {}", short_name::<T>())
+        format!("archived {}", schema_of::<T>())
     }
 }
 
 fn archive_error<T>(error: ArchiveError) -> StateError {
     StateError::Archive { type_name: std::any::type_name::<T>(), reason: error.to_string() }
-}
-
-/// The type's name without the modules it lives in: moving a type does not change its layout.
-fn short_name<T>() -> String {
-    let full = std::any::type_name::<T>();
-    let mut short = String::with_capacity(full.len());
-    for part in full.split_inclusive(['<', '>', ',', ' ', '(', ')', '[', ']', ';']) {
-        short.push_str(part.rsplit("::").next().unwrap_or(part));
-    }
-    short
 }
 
 #[cfg(test)]
@@ -212,11 +231,6 @@ mod tests {
         FixedValue::store(&pair, &mut bytes);
         assert_eq!(<Pair as FixedValue>::load(&bytes), pair);
         assert_eq!(<Pair as FixedValue>::layout(), "u8 (1 bytes) and u64 (8 bytes) and u16 (2 bytes)");
-    }
-
-    #[test]
-    fn a_layout_names_the_type_without_its_modules() {
-        assert_eq!(short_name::<Vec<Option<std::string::String>>>(), "Vec<Option<String>>");
     }
 
     #[test]

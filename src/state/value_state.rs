@@ -1,4 +1,4 @@
-//! One value per key. Semantics: Flink `ValueState`, `ReducingState` and `AggregatingState` (`update`).
+//! One value per key. Semantics: Flink `ValueState`.
 
 use super::backend::{Registration, SharedTable};
 use super::entries::{VALUE, check_chunk, is_key};
@@ -6,13 +6,19 @@ use super::layout::Layout;
 use super::page::LANES;
 use super::slotted_page::VALUE_LEN_MAX;
 use super::table::{Address, Home, Table};
-use super::{Hashed, StateBackend, StateError, StateValue};
-use crate::record::Key;
+use super::ttl::Lifetime;
+use super::value::read_archive;
+use super::{ArchivedValue, Hashed, StateBackend, StateError, StateValue};
+use crate::record::{Key, Schema};
+use rkyv::Archive;
+use rkyv::api::high::HighValidator;
+use rkyv::bytecheck::CheckBytes;
+use rkyv::rancor::Error as ArchiveError;
 use std::marker::PhantomData;
 
 /// One value per key; cheap to clone, all clones are the same state.
 pub struct ValueState<K: ?Sized, V> {
-    table: SharedTable,
+    pub(super) table: SharedTable,
     of: PhantomData<fn(&K) -> V>,
 }
 
@@ -29,10 +35,21 @@ impl StateBackend {
         operator: &str,
         name: &str,
     ) -> Result<ValueState<K, V>, StateError> {
+        self.value_living(operator, name, None)
+    }
+
+    pub(super) fn value_living<K: Key + ?Sized, V: StateValue>(
+        &mut self,
+        operator: &str,
+        name: &str,
+        lifetime: Option<Lifetime>,
+    ) -> Result<ValueState<K, V>, StateError> {
         let table = self.register(
             operator,
             name,
             Registration {
+                home_kind: Some(VALUE),
+                lifetime,
                 layout: ValueState::<K, V>::LAYOUT,
                 layout_text: format!("value per key: key {}, value {}", K::NAME, V::layout()),
                 check: |kind, key, value| match kind {
@@ -53,16 +70,19 @@ pub(super) fn may_be_long<V: StateValue>(value: &[u8]) -> bool {
 impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
     const LAYOUT: Layout = Layout::for_lens(K::FIXED_LEN, V::FIXED_LEN);
 
-    fn address<'a>(key: &Hashed<'a, K>) -> Address<'a> {
+    pub(super) fn address<'a>(key: &Hashed<'a, K>) -> Address<'a> {
         Address { group: key.group, hash: key.hash, kind: VALUE, key: key.key.bytes() }
     }
 
     /// The key's value.
     #[inline]
     pub fn get(&self, key: &Hashed<K>) -> Option<V> {
-        let table = self.table.borrow();
+        let mut table = self.table.borrow_mut();
         match const { Self::LAYOUT } {
-            layout @ Layout::Fixed(_) => V::load(table.value(layout, table.find(layout, Self::address(key))?)),
+            layout @ Layout::Fixed(_) => {
+                let entry = table.find(layout, Self::address(key))?;
+                V::load(table.value(layout, entry))
+            }
             Layout::Slotted => table.read(Self::address(key), V::load).flatten(),
         }
     }
@@ -121,14 +141,54 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
 
     /// Calls `each` with every value and its key's bytes, in no particular order.
     pub fn for_each(&self, mut each: impl FnMut(&[u8], V)) {
-        let table = self.table.borrow();
-        table.for_each(|group, kind, key, _| {
-            if kind == VALUE
-                && let Some(value) = table.read(Address::of(group, VALUE, key), V::load).flatten()
-            {
-                each(key, value);
+        let pages = self.table.borrow_mut().page_count();
+        for index in 0..pages {
+            let keys = self.table.borrow_mut().keys_of(index, VALUE);
+            for (group, key) in keys {
+                let value = self.table.borrow_mut().read(Address::of(group, VALUE, &key), V::load).flatten();
+                value.into_iter().for_each(|value| each(&key, value));
             }
-        });
+        }
+    }
+}
+
+impl<K: Key + ?Sized, T> ValueState<K, ArchivedValue<T>>
+where
+    T: Archive + Schema + 'static,
+    T::Archived: for<'a> CheckBytes<HighValidator<'a, ArchiveError>>,
+{
+    /// Calls `read` with the key's archived value without making a copy of it where it can be read in place.
+    pub fn read<R>(&self, key: &Hashed<K>, read: impl FnOnce(&T::Archived) -> R) -> Result<Option<R>, StateError> {
+        let mut table = self.table.borrow_mut();
+        table.read(Self::address(key), |bytes| read_archive::<T, R>(bytes, read)).transpose()
+    }
+}
+
+/// A state with one value per key, whether it expires or not: what reducing and aggregating states are built on.
+pub trait ValuePerKey<K: ?Sized, V> {
+    /// The key's value.
+    fn get(&self, key: &Hashed<K>) -> Option<V>;
+
+    /// Replaces the key's value by what `change` makes of it; `None` is no value. `change` must not use this state.
+    fn update(&self, key: &Hashed<K>, change: impl FnOnce(Option<V>) -> Option<V>) -> Result<(), StateError>;
+
+    /// Removes the key's value; answers whether there was one.
+    fn remove(&self, key: &Hashed<K>) -> bool;
+}
+
+impl<K: Key + ?Sized, V: StateValue> ValuePerKey<K, V> for ValueState<K, V> {
+    #[inline]
+    fn get(&self, key: &Hashed<K>) -> Option<V> {
+        self.get(key)
+    }
+
+    #[inline]
+    fn update(&self, key: &Hashed<K>, change: impl FnOnce(Option<V>) -> Option<V>) -> Result<(), StateError> {
+        self.update(key, change)
+    }
+
+    fn remove(&self, key: &Hashed<K>) -> bool {
+        self.remove(key)
     }
 }
 

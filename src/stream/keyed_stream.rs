@@ -129,10 +129,10 @@ where
         let function = self.function.clone();
         Ok(BuiltChain::Edge(if self.in_order {
             let stage = OrderedProcess::open(&self.operator, function, side, cx, next)?;
-            Box::new(KeyedHead::<K, R, OrderedProcess<K, R, P, N>>::new(keys, stage))
+            Box::new(KeyedHead::<K, R, OrderedProcess<K, R, P, N>>::new(keys, cx.state.clone(), stage))
         } else {
             let stage = Process::open(&self.operator, function, side, cx, next)?;
-            Box::new(KeyedHead::<K, R, Process<K, R::View, P, N>>::new(keys, stage))
+            Box::new(KeyedHead::<K, R, Process<K, R::View, P, N>>::new(keys, cx.state.clone(), stage))
         }))
     }
 }
@@ -161,6 +161,6 @@ where
     fn build<N: Stage<R>>(&self, cx: &mut BuildContext, next: N) -> Result<BuiltChain, BuildError> {
         let keys = KeyContext::new(cx.max_parallelism);
         let stage = Reduce::<K, R, F, N>::open(&self.operator, self.function.clone(), cx, next)?;
-        Ok(BuiltChain::Edge(Box::new(KeyedHead::<K, R, Reduce<K, R, F, N>>::new(keys, stage))))
+        Ok(BuiltChain::Edge(Box::new(KeyedHead::<K, R, Reduce<K, R, F, N>>::new(keys, cx.state.clone(), stage))))
     }
 }

@@ -81,6 +81,10 @@ where
         let keys = KeyContext::new(cx.max_parallelism);
         let late = SideGate::new(self.late.map(|edge| cx.take_output(edge)));
         let stage = WindowAggregate::open(&self.operator, self.windows, self.aggregate.clone(), late, cx, next)?;
-        Ok(BuiltChain::Edge(Box::new(KeyedHead::<K, R, WindowAggregate<K, R, A, N>>::new(keys, stage))))
+        Ok(BuiltChain::Edge(Box::new(KeyedHead::<K, R, WindowAggregate<K, R, A, N>>::new(
+            keys,
+            cx.state.clone(),
+            stage,
+        ))))
     }
 }

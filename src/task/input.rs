@@ -102,6 +102,9 @@ impl EdgeInput {
         let mut alignment = None;
         match delivery {
             Delivery::Records(frame) => {
+                if !chains.iter_mut().all(|chain| chain.is_ready_for(cx, &frame)) {
+                    return Taken::Nothing;
+                }
                 *origin_ns = frame.origin_ns();
                 chains.iter_mut().for_each(|chain| chain.records(cx, &frame));
             }

@@ -15,6 +15,7 @@ use crate::slot::{Progress, SlotTask, StepContext};
 use crate::state::{KeyGroupRange, StateBackend};
 use crate::time::EventTimeMs;
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -37,6 +38,8 @@ pub struct Deployment {
     pub input: Option<InputGate>,
     /// Where it starts from.
     pub restore: Option<Arc<RestoredCheckpoint>>,
+    /// A file of its own for state that the memory does not hold.
+    pub spill_path: Option<PathBuf>,
     /// Commands for it.
     pub inbox: Arc<TaskInbox>,
     /// Where it reports.
@@ -75,11 +78,11 @@ enum Phase {
 impl Task {
     /// Builds the task on its slot.
     pub fn build(deployment: Deployment, mut cx: BuildContext, now_ns: u64) -> Result<Self, BuildError> {
-        let Deployment { of, vertex, key_groups, chains, input, restore, inbox, reports } = deployment;
+        let Deployment { of, vertex, key_groups, chains, input, restore, spill_path, inbox, reports } = deployment;
         let built = chains.iter().map(|build| build(&mut cx)).collect::<Result<Vec<_>, _>>()?;
         let restored_id = restore.as_ref().map_or(CheckpointId::default(), |checkpoint| checkpoint.id());
         let input = TaskInput::assemble(built, input, restored_id, now_ns);
-        let restoring = Restoring::new(restore, &cx.state, key_groups, cx.arena);
+        let restoring = Restoring::new(restore, spill_path, &cx.state);
         Ok(Self {
             of,
             vertex,
@@ -112,6 +115,7 @@ impl Task {
             self.is_draining = true;
             self.reports.send(TaskReport::Draining(self.of));
         }
+        worked |= self.tend_state(cx);
         if let Some(snapshot) = &mut self.snapshot {
             worked |= snapshot.step(cx, &mut self.input, &self.state, &self.reports, self.of);
             if snapshot.is_handed_over() {
@@ -128,6 +132,16 @@ impl Task {
             }
         }
         if worked { Progress::Worked } else { Progress::Idle }
+    }
+
+    /// Brings restored state into memory, and makes room when there is none.
+    fn tend_state(&mut self, cx: &mut ChainContext<'_>) -> bool {
+        let mut state = self.state.borrow_mut();
+        let tended = state.warm_up().and_then(|worked| state.keep_room().map(|()| worked));
+        tended.unwrap_or_else(|error| {
+            cx.fail(&self.vertex, error);
+            true
+        })
     }
 
     fn deliver(&mut self, cx: &mut ChainContext<'_>) -> bool {
@@ -247,9 +261,7 @@ impl Task {
 
     /// Gives up files and operations under way: the slot's I/O outlives the task, and would keep them and their buffers.
     fn close(&mut self, cx: &mut ChainContext<'_>) {
-        if let Phase::Restoring(restoring) = &mut self.phase {
-            restoring.close(cx.io);
-        }
+        self.state.borrow_mut().close();
         self.input.signal_all(cx, Signal::Close);
         self.phase = Phase::Ended;
     }

@@ -1,7 +1,9 @@
 //! Event time: milliseconds since 1970 as the records say, and the promise that no earlier record follows.
 
 /// A record's own time in milliseconds since 1970-01-01T00:00:00Z. `MIN` means "no timestamp", as in Flink.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, bytemuck::Pod, bytemuck::Zeroable, millstream::Schema,
+)]
 #[repr(transparent)]
 pub struct EventTimeMs(pub i64);
 

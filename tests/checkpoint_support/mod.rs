@@ -242,7 +242,8 @@ impl Job {
     /// Opens the store without reading the pages.
     pub fn open(mut disk: MemoryDisk, arena: Arena, options: StoreOptions) -> Result<Self, RestoreError> {
         let opened = CheckpointStore::open(&mut disk, &arena, Path::new(DIR), &identity(), options)?;
-        let OpenedStore { store, restored, damages } = opened;
+        let OpenedStore { mut store, restored, damages } = opened;
+        store.finish_loading(&mut disk);
         let (model, committed, blobs) = Default::default();
         Ok(Self { disk, arena, store, restored, damages, model, committed, blobs })
     }
@@ -286,7 +287,8 @@ impl Job {
                 if !buffer.append(bytes) {
                     break;
                 }
-                listed.push(Piece { page: *page, kind: *kind, offset, len: bytes.len() as u32 });
+                let span = HashSpan::default();
+                listed.push(Piece { page: *page, kind: *kind, offset, len: bytes.len() as u32, span });
                 if *kind == PieceKind::Image {
                     self.model.insert(*page, Vec::new());
                 }
@@ -379,9 +381,8 @@ pub fn load(disk: &mut MemoryDisk, arena: &Arena, restored: &Arc<RestoredCheckpo
     let mut model = Model::new();
     for state in restored.states() {
         let all = KeyGroupRange { start: 0, end: restored.max_parallelism() };
-        restored.pages(state.id, all).for_each(|(page, _)| {
-            loader.request(page);
-        });
+        let index = restored.index(disk, arena, state.id, all)?;
+        index.pages(state.id, all).for_each(|(page, chain)| loader.request(page, chain));
     }
     while !loader.is_idle() {
         loader.step(disk);
@@ -453,7 +454,21 @@ pub fn restore_damaged(files: &Files, arena: &Arena, history: &History) -> Optio
             assert!(!damages.is_empty());
             None
         }
-        Err(RestoreError::PieceDamaged { .. }) => None,
+        // Found when it was read: the next start verifies everything and uses an older checkpoint.
+        Err(RestoreError::PieceDamaged { .. } | RestoreError::MapDamaged { .. }) => {
+            let options = StoreOptions { verify_everything: true, ..small_options() };
+            match Job::start_in(MemoryDisk::with(files.clone()), arena.clone(), options) {
+                Ok(job) => {
+                    let id = job.restored.as_ref().map(|restored| restored.id());
+                    let id = id.expect("a damaged directory is not an empty one");
+                    assert_eq!(job.model, history[&id], "checkpoint {id} came back wrong");
+                    assert!(!job.damages.is_empty());
+                    Some(id)
+                }
+                Err(RestoreError::AllDamaged { .. }) => None,
+                Err(refusal) => panic!("{refusal}"),
+            }
+        }
         Err(refusal) => panic!("{refusal}"),
     }
 }

@@ -14,7 +14,7 @@ use super::{Active, Advance, CheckpointStore, Extent, Op, Opening, Phase, Queued
 use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::format::{self, BlockKind, BlockPlace, HEADER_BYTES, SECTOR_BYTES};
 use crate::checkpoint::manifest::{Manifest, SnapshotKind, Subtask, Vertex};
-use crate::checkpoint::page_map::{self, ENTRIES_MAX, Entry, PieceRef};
+use crate::checkpoint::page_map::{self, ENTRIES_MAX, Entry, MapBlock, MapRange, PieceRef};
 use crate::checkpoint::snapshot::PageKey;
 use crate::checkpoint::superblock::{COPIES, Superblock};
 use crate::checkpoint::superblock_file::SuperblockCreation;
@@ -160,7 +160,8 @@ impl CheckpointStore {
         match queued.kind {
             BlockKind::Manifest => active.manifest = Some(block),
             BlockKind::PageMap => {
-                active.map_blocks.push(block);
+                let (first, last) = queued.map_range;
+                active.map_blocks.push(MapBlock { block, first, last });
                 active.added.push(block);
             }
             BlockKind::Pieces | BlockKind::Superblock => active.added.push(block),
@@ -182,7 +183,7 @@ impl CheckpointStore {
             let start = shift + piece.offset as usize;
             let crc = format::crc32c(&last.filled()[start..start + piece.len as usize]);
             let offset = block_offset + u64::from(queued.payload_offset) + u64::from(piece.offset);
-            let placed = PieceRef { file, len: piece.len, offset, crc, kind: piece.kind };
+            let placed = PieceRef { file, len: piece.len, offset, crc, kind: piece.kind, span: piece.span };
             if !self.map.apply(piece.page, placed) {
                 let (id, PageKey { state, key_group, page }) = (active.plan.id, piece.page);
                 active.failure.get_or_insert(CheckpointError::DeltaWithoutImage { id, state, key_group, page });
@@ -199,6 +200,8 @@ impl CheckpointStore {
             || active.entries.len() >= self.map.pieces();
         active.map_blocks = if all { Vec::new() } else { self.map_blocks.clone() };
         self.map_deltas = if all { 0 } else { self.map_deltas + 1 };
+        // A stable sort: the pieces of a page stay in the order in which they are applied.
+        active.entries.sort_by_key(Entry::page);
         active.phase = if all { Phase::MappingAll { last: None } } else { Phase::MappingChanges { next: 0 } };
     }
 
@@ -214,7 +217,7 @@ impl CheckpointStore {
         }
         if reached.is_some() {
             active.phase = Phase::MappingAll { last: reached };
-            self.queue_archive(active, BlockKind::PageMap, page_map::encode(&entries));
+            self.queue_map_block(active, &entries);
         } else {
             active.phase = Phase::Manifest;
         }
@@ -225,13 +228,23 @@ impl CheckpointStore {
         if next < end {
             active.phase = Phase::MappingChanges { next: end };
             let entries = active.entries[next..end].to_vec();
-            self.queue_archive(active, BlockKind::PageMap, page_map::encode(&entries));
+            self.queue_map_block(active, &entries);
         } else {
             active.phase = Phase::Manifest;
         }
     }
 
-    fn queue_archive(&mut self, active: &mut Active, kind: BlockKind, archive: Result<rkyv::util::AlignedVec, String>) {
+    fn queue_map_block(&mut self, active: &mut Active, entries: &Vec<Entry>) {
+        self.queue_archive(active, BlockKind::PageMap, page_map::encode(entries), page_map::range_of(entries));
+    }
+
+    fn queue_archive(
+        &mut self,
+        active: &mut Active,
+        kind: BlockKind,
+        archive: Result<rkyv::util::AlignedVec, String>,
+        map_range: MapRange,
+    ) {
         let id = active.plan.id;
         let archive = match archive {
             Ok(archive) => archive,
@@ -247,6 +260,7 @@ impl CheckpointStore {
                 payload_offset: HEADER_BYTES as u32,
                 payload_len: archive.len() as u64,
                 pieces: Vec::new(),
+                map_range,
             }),
             Err(error) => {
                 active.failure.get_or_insert(CheckpointError::Memory { id, error });
@@ -255,7 +269,7 @@ impl CheckpointStore {
     }
 
     fn queue_manifest(&mut self, active: &mut Active) {
-        let blocks = active.added.iter().chain(&active.map_blocks).map(|block| block.file);
+        let blocks = active.added.iter().chain(active.map_blocks.iter().map(|map| &map.block)).map(|block| block.file);
         active.manifest_extents = blocks.chain(self.map.live_bytes().keys().copied()).collect();
         let mut manifest = Manifest {
             checkpoint: active.plan.id.0,
@@ -285,7 +299,7 @@ impl CheckpointStore {
             manifest.blobs.extend(snapshot.blobs.into_iter().map(Into::into));
         }
         active.phase = Phase::Writing;
-        self.queue_archive(active, BlockKind::Manifest, manifest.encode());
+        self.queue_archive(active, BlockKind::Manifest, manifest.encode(), MapRange::default());
         active.says = Some(manifest);
     }
 

@@ -4,7 +4,6 @@
 
 use super::{CheckpointStore, Pin, StoreOptions};
 use crate::checkpoint::CheckpointId;
-use crate::checkpoint::catalog::Loaded;
 use crate::checkpoint::files::{CommittedFiles, NamedCheckpoint};
 use crate::checkpoint::lock::DirLock;
 use crate::checkpoint::page_map::PageMap;
@@ -31,7 +30,7 @@ impl CheckpointStore {
         let kept = self.retained.first().filter(|kept| kept.superblock.checkpoint == manifest.checkpoint)?;
         let alive = Arc::new(());
         self.pins.push(Pin { alive: Arc::downgrade(&alive), extents: kept.extents.clone() });
-        Some(Arc::new(RestoredCheckpoint::new(&self.dir, Loaded { manifest, map: self.map.clone() }, alive)))
+        Some(Arc::new(RestoredCheckpoint::new(&self.dir, manifest, alive)))
     }
 
     /// The files of the checkpoint committed last, to be carried elsewhere. They stay until nobody holds the answer.
@@ -97,6 +96,7 @@ impl CheckpointStore {
             pins: Vec::new(),
             active: None,
             background: Vec::new(),
+            loading: None,
         }
     }
 

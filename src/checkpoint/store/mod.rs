@@ -12,6 +12,7 @@
 
 mod commit;
 mod copying;
+mod load_map;
 mod open;
 mod prune;
 mod reclaim;
@@ -24,13 +25,14 @@ use super::error::{CheckpointError, Damage};
 use super::format::{self, BlockKind, BlockRef};
 use super::lock::DirLock;
 use super::manifest::{Manifest, SnapshotKind};
-use super::page_map::{Entry, PageMap};
+use super::page_map::{Entry, MapBlock, MapRange, PageMap};
 use super::restored::RestoredCheckpoint;
 use super::snapshot::{PageKey, Piece, PieceBlock, SubtaskSnapshot};
 use super::superblock::Superblock;
 use super::superblock_file::{SuperblockCreation, SuperblockFile};
 use crate::io::{FileId, Io, IoOp, IoToken};
 use crate::memory::{Arena, Buffer};
+use load_map::MapLoading;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
@@ -64,6 +66,8 @@ pub struct StoreOptions {
     pub blocks_queued_max: usize,
     /// Bytes of pieces that are asked to move out of nearly dead extents per checkpoint.
     pub move_bytes_max: u64,
+    /// Whether opening verifies every byte of a checkpoint before it is used, not only what it added: after damage was found in it.
+    pub verify_everything: bool,
     /// How long to wait for another process's lock; `None` takes no lock (simulated disks have none).
     pub lock_patience_ms: Option<u64>,
 }
@@ -74,12 +78,13 @@ impl Default for StoreOptions {
             retained_count: 3,
             extent_bytes_min: 4 << 20,
             extent_bytes_max: 64 << 20,
-            one_flush_bytes_max: 16 << 20,
+            one_flush_bytes_max: 4 << 20,
             deltas_max: 8,
             page_map_deltas_max: 16,
             writes_in_flight_max: 8,
             blocks_queued_max: 16,
             move_bytes_max: 8 << 20,
+            verify_everything: false,
             lock_patience_ms: Some(5_000),
         }
     }
@@ -160,8 +165,10 @@ pub struct CheckpointStore {
     /// The pages as of the last checkpoint, or of the one in progress.
     map: PageMap,
     /// The blocks `map` was last written in: a base, then deltas of `map_deltas` checkpoints.
-    map_blocks: Vec<BlockRef>,
+    map_blocks: Vec<MapBlock>,
     map_deltas: usize,
+    /// What of the restored checkpoint's page map is still to be read.
+    loading: Option<MapLoading>,
     long_chains: BTreeSet<PageKey>,
     needs_full: bool,
     next_id: u64,
@@ -235,7 +242,7 @@ struct Active {
     blocks_received: u64,
     entries: Vec<Entry>,
     added: Vec<BlockRef>,
-    map_blocks: Vec<BlockRef>,
+    map_blocks: Vec<MapBlock>,
     manifest: Option<BlockRef>,
     /// What the manifest says, kept until it is committed.
     says: Option<Manifest>,
@@ -289,6 +296,8 @@ struct Queued {
     payload_offset: u32,
     payload_len: u64,
     pieces: Vec<Piece>,
+    /// Of a block of the page map: what it is about.
+    map_range: MapRange,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -334,6 +343,9 @@ impl CheckpointStore {
         if plan.id.0 < self.next_id {
             return Err(CheckpointError::NumberUsed { asked: plan.id, next: self.next_id() });
         }
+        if let Some(loading) = &self.loading {
+            return Err(CheckpointError::PageMapMissing { id: plan.id, reason: loading.reason() });
+        }
         if self.needs_full && plan.kind == SnapshotKind::Incremental {
             return Err(CheckpointError::MustBeFull { id: plan.id });
         }
@@ -375,6 +387,7 @@ impl CheckpointStore {
                 payload_offset,
                 payload_len: payload_len as u64,
                 pieces: block.pieces,
+                map_range: MapRange::default(),
             }),
             Err(error) => active.failure = Some(CheckpointError::Memory { id, error }),
         }
@@ -419,6 +432,7 @@ impl CheckpointStore {
         const ROUNDS_MAX: usize = 8;
         io.drive();
         self.collect_background(io);
+        self.load_some_map(io);
         let mut active = self.active.take()?;
         for _ in 0..ROUNDS_MAX {
             let answers = self.collect(io, &mut active);

@@ -2,12 +2,14 @@
 //!
 //! Runs before the job, and blocks. Nothing is removed here: what a crash left behind goes with the next commit.
 
+use super::load_map::MapLoading;
 use super::{CheckpointStore, JobIdentity, OpenedStore, Retained, StoreOptions};
 use crate::checkpoint::CheckpointId;
-use crate::checkpoint::catalog::{Catalog, Depth, LoadFault, Loaded, Reader, list_names, refusal};
+use crate::checkpoint::catalog::{Catalog, Depth, LoadFault, Reader, list_names, refusal};
 use crate::checkpoint::error::{Damage, RestoreError};
 use crate::checkpoint::format::{self, BlockFault};
 use crate::checkpoint::lock::DirLock;
+use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::page_map::PageMap;
 use crate::checkpoint::restored::RestoredCheckpoint;
 use crate::checkpoint::superblock::{NAME_BYTES_MAX, RETAINED_MAX, Superblock};
@@ -46,7 +48,8 @@ impl CheckpointStore {
         let mut reader = Reader::new(io, arena, dir);
         let catalog = reader.catalog(Some(&job.name))?;
         refuse_unread(&reader, dir)?;
-        let found = find(&mut reader, dir, &catalog)?;
+        let depth = if options.verify_everything { Depth::Everything } else { Depth::Added };
+        let found = find(&mut reader, dir, &catalog, depth)?;
         let extents = extent_lengths(&mut reader, &catalog);
         drop(reader);
         for name in list_names(io, dir)?.iter().filter(|name| is_temporary(name)) {
@@ -55,8 +58,8 @@ impl CheckpointStore {
         for damage in &found.damages {
             tracing::error!(dir = %dir.display(), %damage, "the checkpoint directory is damaged");
         }
-        if let (Some((loaded, _)), false) = (&found.newest, found.damages.is_empty()) {
-            tracing::error!(checkpoint = loaded.manifest.checkpoint, "restoring the newest checkpoint that is intact");
+        if let (Some((manifest, _)), false) = (&found.newest, found.damages.is_empty()) {
+            tracing::error!(checkpoint = manifest.checkpoint, "restoring the newest checkpoint that is intact");
         }
         let seen = catalog.superblock.iter().flat_map(|(_, pairs)| pairs).copied().max().unwrap_or(0);
         let mut store = Self {
@@ -68,6 +71,7 @@ impl CheckpointStore {
             map: PageMap::default(),
             map_blocks: Vec::new(),
             map_deltas: 0,
+            loading: None,
             long_chains: BTreeSet::new(),
             needs_full: true,
             // A damaged superblock may have held a later number.
@@ -88,7 +92,7 @@ impl CheckpointStore {
             background: Vec::new(),
         };
         store.open_superblock(io, &catalog, !found.damages.is_empty())?;
-        let restored = found.newest.map(|(loaded, extents)| store.start_from(loaded, extents));
+        let restored = found.newest.map(|(manifest, extents)| store.start_from(manifest, extents));
         Ok(OpenedStore { store, restored, damages: found.damages })
     }
 
@@ -133,44 +137,45 @@ impl CheckpointStore {
         Ok(opened)
     }
 
-    /// Takes the restored pages for its own: the next checkpoint builds on them.
-    fn start_from(&mut self, loaded: Loaded, extents: BTreeSet<u32>) -> Arc<RestoredCheckpoint> {
-        self.map = loaded.map.clone();
-        self.map_blocks = loaded.manifest.page_map.clone();
+    /// Takes the restored pages for its own: the next checkpoint builds on them. Which they are is read in the steps that follow.
+    fn start_from(&mut self, manifest: Manifest, extents: BTreeSet<u32>) -> Arc<RestoredCheckpoint> {
+        self.map_blocks = manifest.page_map.clone();
         // How many checkpoints wrote these blocks: the base counts for none.
-        let writers: BTreeSet<u64> = self.map_blocks.iter().map(|block| block.checkpoint).collect();
+        let writers: BTreeSet<u64> = self.map_blocks.iter().map(|map| map.block.checkpoint).collect();
         self.map_deltas = writers.len().saturating_sub(1);
         self.needs_full = false;
         self.restored_extents = extents;
         let alive = Arc::new(());
         self.restored_alive = Arc::downgrade(&alive);
-        let pages: Vec<_> = self.map.iter().map(|(page, _)| page).collect();
-        pages.into_iter().for_each(|page| self.note_chain(page));
-        Arc::new(RestoredCheckpoint::new(&self.dir, loaded, alive))
+        let restored = Arc::new(RestoredCheckpoint::new(&self.dir, manifest, alive));
+        if !self.map_blocks.is_empty() {
+            self.loading = Some(MapLoading::new(restored.clone()));
+        }
+        restored
     }
 }
 
 /// What can be used, and what cannot.
 struct Found {
-    newest: Option<(Loaded, BTreeSet<u32>)>,
+    newest: Option<(Manifest, BTreeSet<u32>)>,
     retained: Vec<Retained>,
     damages: Vec<Damage>,
 }
 
-fn find(reader: &mut Reader<'_>, dir: &Path, catalog: &Catalog) -> Result<Found, RestoreError> {
+fn find(reader: &mut Reader<'_>, dir: &Path, catalog: &Catalog, depth: Depth) -> Result<Found, RestoreError> {
     let mut found = Found { newest: None, retained: Vec::new(), damages: catalog.damages.clone() };
     for superblock in &catalog.checkpoints {
         let job = format::fnv1a(superblock.job_name.as_bytes());
         // Only the one that is restored is read whole; of older ones it is enough to know which files they need.
         let result = match found.newest {
-            None => reader.load(superblock, Depth::Added).map(|loaded| (loaded.manifest.extents.clone(), Some(loaded))),
+            None => reader.load(superblock, depth).map(|manifest| (manifest.extents.clone(), Some(manifest))),
             Some(_) => reader.manifest(job, superblock).map(|manifest| (manifest.extents, None)),
         };
         match result {
-            Ok((extents, loaded)) => {
+            Ok((extents, manifest)) => {
                 let extents: BTreeSet<u32> = extents.into_iter().chain([superblock.manifest.file]).collect();
-                if let Some(loaded) = loaded {
-                    found.newest = Some((loaded, extents.clone()));
+                if let Some(manifest) = manifest {
+                    found.newest = Some((manifest, extents.clone()));
                 }
                 found.retained.push(Retained { superblock: superblock.clone(), extents });
             }

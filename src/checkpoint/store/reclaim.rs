@@ -1,8 +1,8 @@
 //! What is kept and what goes: retained checkpoints, unreachable extents, pages that must move so that extents die.
 //!
-//! Page chains keep old images alive, so extents would rarely become unreachable by themselves. Extents that are less than
-//! half alive are emptied, the emptiest first, a bounded number of bytes per checkpoint, by asking for images of the pages
-//! that live there. Long chains are asked for at lengths spread by page, so that they do not all become images at once.
+//! Page chains keep old images alive, so extents would rarely become unreachable by themselves. Once all extents together take
+//! half as much again as what lives in them, and one extent more, those that are less than half alive are emptied, the emptiest first,
+//! a bounded number of bytes per checkpoint, by asking for images of the pages that live there. Long chains are asked for at lengths spread by page, so that they do not all become images at once.
 
 use super::{Background, CheckpointStore, ImagesNeeded};
 use crate::checkpoint::format::{extent_name, superblock_name};
@@ -35,8 +35,12 @@ impl CheckpointStore {
         ImagesNeeded::Pages(pages.into_iter().collect())
     }
 
-    /// The emptiest extents whose living pieces fit into what may move at once; at least one if any is half dead.
+    /// The emptiest extents whose living pieces fit into what may move at once; at least one if any is half dead. None while there is room.
     fn extents_to_empty(&self) -> BTreeSet<u32> {
+        let live: u64 = self.map.live_bytes().values().sum();
+        if self.extents.values().sum::<u64>() <= live + live / 2 + self.next_extent_bytes {
+            return BTreeSet::new();
+        }
         let current = self.current.map(|extent| extent.number);
         let half_dead = |(number, live): (&u32, &u64)| {
             let len = self.extents.get(number).copied().unwrap_or(0);

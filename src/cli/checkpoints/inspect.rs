@@ -5,7 +5,7 @@ use crate::cli::console::say;
 use crate::cli::error::CliError;
 use crate::cli::values::shown_utc;
 use millstream::checkpoint::{Damage, StateDescriptor};
-use millstream::offline::OfflineCheckpoint;
+use millstream::offline::{OfflineCheckpoint, extend_damages};
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -66,7 +66,7 @@ fn figures(
         figures.keys += keys;
         figures.entries += found.entries.len() as u64;
         figures.stored_bytes += found.stored_bytes;
-        damages.extend(found.damages);
+        extend_damages(damages, found.damages);
         if found.pages > 0 {
             figures.by_group.insert(key_group, keys);
         }

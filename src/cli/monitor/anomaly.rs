@@ -28,7 +28,7 @@ pub struct AnomalyRule {
 }
 
 /// What is remembered of a series.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable, millstream::Schema)]
 #[repr(C)]
 pub struct SeriesStatistics {
     seen: u64,

@@ -1,7 +1,8 @@
-//! The derive macro of millstream's records.
+//! The derive macros of millstream's records.
 //!
 //! `#[derive(Record)]` on a `#[repr(C)]` struct of plain numbers makes it a fixed-size record; with `#[record(archived)]`, beside
-//! rkyv's own derives, an archived one. What cannot work is refused with a message that says what to change.
+//! rkyv's own derives, an archived one. Both say what they consist of; `#[derive(Schema)]` does only that, for types within records and
+//! states. What cannot work is refused with a message that says what to change.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote};
@@ -14,17 +15,66 @@ pub fn derive_record(input: proc_macro::TokenStream) -> proc_macro::TokenStream 
     expand(&input).unwrap_or_else(Error::into_compile_error).into()
 }
 
+/// Lets a struct or enum say what it consists of. See the crate `millstream`, module `record`.
+#[proc_macro_derive(Schema)]
+pub fn derive_schema(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    let input = parse_macro_input!(input as DeriveInput);
+    let expanded = refuse_generics(&input).and_then(|()| schema(&input));
+    expanded.unwrap_or_else(Error::into_compile_error).into()
+}
+
 fn expand(input: &DeriveInput) -> Result<TokenStream> {
-    if !input.generics.params.is_empty() {
-        return Err(Error::new_spanned(
-            &input.generics,
-            "a record cannot be generic: its layout is written into checkpoints",
-        ));
+    refuse_generics(input)?;
+    let record = match is_archived(input)? {
+        true => archived(input),
+        false => fixed(input)?,
+    };
+    let schema = schema(input)?;
+    Ok(quote! { #record #schema })
+}
+
+fn refuse_generics(input: &DeriveInput) -> Result<()> {
+    if input.generics.params.is_empty() {
+        return Ok(());
     }
-    match is_archived(input)? {
-        true => Ok(archived(input)),
-        false => fixed(input),
-    }
+    let reason = "a record cannot be generic: its layout is written into checkpoints";
+    Err(Error::new_spanned(&input.generics, reason))
+}
+
+/// What the type consists of: names and types of its fields in their order.
+fn schema(input: &DeriveInput) -> Result<TokenStream> {
+    let name = &input.ident;
+    let text = name.to_string();
+    let written = match &input.data {
+        Data::Struct(data) => {
+            let fields = schema_fields(&data.fields);
+            quote! { out.structure(::core::module_path!(), #text, &[#(#fields),*]) }
+        }
+        Data::Enum(data) => {
+            let variants = data.variants.iter().map(|variant| {
+                let (text, fields) = (variant.ident.to_string(), schema_fields(&variant.fields));
+                quote! { (#text, &[#(#fields),*]) }
+            });
+            quote! { out.enumeration(::core::module_path!(), #text, &[#(#variants),*]) }
+        }
+        Data::Union(_) => return Err(Error::new_spanned(name, "a union cannot say what it holds: use an enum")),
+    };
+    Ok(quote! {
+        impl ::millstream::record::Schema for #name {
+            fn schema(out: &mut ::millstream::record::SchemaText) {
+                #written
+            }
+        }
+    })
+}
+
+fn schema_fields(fields: &Fields) -> Vec<TokenStream> {
+    let fields = fields.iter().enumerate().map(|(index, field)| {
+        let name = field.ident.as_ref().map_or_else(|| index.to_string(), ToString::to_string);
+        let of = &field.ty;
+        quote! { (#name, <#of as ::millstream::record::Schema>::schema) }
+    });
+    fields.collect()
 }
 
 fn is_archived(input: &DeriveInput) -> Result<bool> {
@@ -110,6 +160,12 @@ fn archived(input: &DeriveInput) -> TokenStream {
 
             fn view(bytes: &[u8]) -> ::core::result::Result<&#view, ::millstream::record::RecordError> {
                 ::millstream::record::archived::view(bytes)
+            }
+        }
+
+        impl ::millstream::record::Schema for #view {
+            fn schema(out: &mut ::millstream::record::SchemaText) {
+                <#name as ::millstream::record::Schema>::schema(out);
             }
         }
 

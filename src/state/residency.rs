@@ -1,0 +1,744 @@
+//! Which pages of a table are in memory, how the others come back, and which one leaves when memory is full.
+//!
+//! A page is *absent* when its bytes are elsewhere: in the pieces of the restored checkpoint, if it did not change since, or in the spill
+//! file. Its entry in `pages` stays, with its flags and counts; its bytes are none, and its directory entries carry a mark that makes
+//! every lookup fail its bounds check and come here. So pages in memory cost no further test. A key group whose part of the page map
+//! was not read yet is marked likewise.
+//!
+//! Here: bringing in (asked for ahead, or waited for), evicting. Not here: files (`pager`), building a page of its pieces (`restore`).
+//!
+//! Invariants: an absent page has a place; a page in memory has no spill slot; the pieces kept for a page in memory give its content.
+//! A page that cannot be read back ends the task: it unwinds with the reason, so that no wrong result leaves it.
+
+use super::directory::{Bucket, NO_PAGE, UNLOADED, without_mark};
+use super::page::{LISTED, PAGE_LEN, PAGE_LEN_STEP, Page, SlotAt, block_size};
+use super::pager::{Pager, sectors_around};
+use super::stage::StagedImage;
+use super::table::Table;
+use super::{KeyGroup, KeyGroupRange, StateError};
+use crate::checkpoint::{PageKey, PieceKind, PieceRef};
+use crate::io::{Io, IoError, IoOutput, IoToken};
+use crate::memory::{Block, BlockSize, Buffer, MemoryError};
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A table's part of the pager's work.
+#[derive(Default)]
+pub(super) struct Residency {
+    pub pager: Option<Rc<RefCell<Pager>>>,
+    /// By page: where its bytes are besides memory.
+    places: Vec<Place>,
+    /// Pages without bytes, and key groups without pages yet.
+    pub absent: usize,
+    reading: Vec<Reading>,
+    /// Pages whose bytes are on their way to the spill file.
+    writing: Vec<u32>,
+    /// Copies nobody needs any more, while they are on their way there.
+    dropped: Vec<(IoToken, u32)>,
+    /// The next page to consider for eviction.
+    hand: usize,
+    /// A page that is being worked on while others may come in.
+    pub pinned: Option<usize>,
+    /// Everything must be read before the first record: how far that is.
+    read_ahead: Option<usize>,
+}
+
+#[derive(Default)]
+struct Place {
+    /// The pieces of the restored checkpoint that give the page's content.
+    chain: Option<Box<[PieceRef]>>,
+    spilled: Option<Spilled>,
+    /// The snapshot these dirty bits were for was given up while the page was absent.
+    bits_are_stale: bool,
+}
+
+/// A page in the spill file.
+pub(super) struct Spilled {
+    slot: u32,
+    crc: u32,
+    len: u32,
+    writing: Option<IoToken>,
+}
+
+/// A page on its way in.
+struct Reading {
+    page: u32,
+    parts: Vec<Part>,
+}
+
+/// Whether a page was asked for ahead of its turn.
+pub(super) enum Chained {
+    Requested,
+    /// Too many are on their way.
+    Busy,
+}
+
+struct Part {
+    token: IoToken,
+    /// `None`: the whole page from the spill file.
+    piece: Option<PieceRef>,
+    read: Option<Result<Buffer, String>>,
+}
+
+/// Reads of one table under way at most.
+const READS_MAX: usize = 64;
+/// Spill writes of one table under way at most.
+const WRITES_MAX: usize = 32;
+
+impl Table {
+    /// The page that holds a hash of a key group, in memory. Unwinds when it cannot be read.
+    #[inline(always)]
+    pub fn page_in(&mut self, group: KeyGroup, hash: u64) -> Option<usize> {
+        let index = self.directories.page(self.directory_of(group), hash) as usize;
+        if index < self.pages.len() {
+            return Some(index);
+        }
+        self.bring(group, hash).unwrap_or_else(|error| give_up_task(&error))
+    }
+
+    /// As `page_in`, for those who can refuse.
+    #[inline(always)]
+    pub fn try_page_in(&mut self, group: KeyGroup, hash: u64) -> Result<Option<usize>, StateError> {
+        let index = self.directories.page(self.directory_of(group), hash) as usize;
+        if index < self.pages.len() { Ok(Some(index)) } else { self.bring(group, hash) }
+    }
+
+    /// The page that holds a hash of a key group, if it is in memory.
+    #[inline]
+    pub fn page_in_memory(&self, group: KeyGroup, hash: u64) -> Option<&Page> {
+        self.pages.get(self.directories.page(self.directory_of(group), hash) as usize)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn bring(&mut self, group: KeyGroup, hash: u64) -> Result<Option<usize>, StateError> {
+        let directory = self.directory_of(group);
+        let mut marked = self.directories.page(directory, hash);
+        if marked == UNLOADED {
+            self.load_groups(KeyGroupRange { start: group.0, end: group.0 + 1 })?;
+            marked = self.directories.page(directory, hash);
+        }
+        if marked == NO_PAGE {
+            return Ok(None);
+        }
+        let index = without_mark(marked);
+        self.bring_page(index)?;
+        Ok(Some(index))
+    }
+
+    /// Whether the page is in memory.
+    pub fn is_in(&self, index: usize) -> bool {
+        !self.pages[index].bytes().is_empty()
+    }
+
+    /// Makes sure that a page is in memory; waits for the disk.
+    pub fn bring_page(&mut self, index: usize) -> Result<(), StateError> {
+        if self.is_in(index) {
+            return Ok(());
+        }
+        self.request_page(index)?;
+        loop {
+            self.collect_pages()?;
+            if self.is_in(index) {
+                return Ok(());
+            }
+            self.wait_for_disk();
+        }
+    }
+
+    fn wait_for_disk(&mut self) {
+        if let Some(pager) = &self.residency.pager {
+            let mut io = pager.borrow().io.clone();
+            io.drive();
+            io.wait(Duration::from_millis(1));
+        }
+    }
+
+    /// Whether the page of a hash is in memory or does not exist; if not, starts to read it. For callers that can wait.
+    pub fn look_ahead(&mut self, group: KeyGroup, hash: u64) -> Result<bool, StateError> {
+        let directory = self.directory_of(group);
+        let mut marked = self.directories.page(directory, hash);
+        if (marked as usize) < self.pages.len() || marked == NO_PAGE {
+            return Ok(true);
+        }
+        if marked == UNLOADED {
+            self.load_groups(KeyGroupRange { start: group.0, end: group.0 + 1 })?;
+            marked = self.directories.page(directory, hash);
+            if marked == NO_PAGE {
+                return Ok(true);
+            }
+        }
+        if self.residency.reading.len() < READS_MAX {
+            self.request_page(without_mark(marked))?;
+        }
+        Ok(false)
+    }
+
+    /// Says that the state must be known as a whole before the first record.
+    pub fn read_before_first_record(&mut self) {
+        self.residency.read_ahead = Some(0);
+    }
+
+    /// Goes on reading what must be known before the first record. Whether nothing is left.
+    pub fn read_all_ahead(&mut self) -> Result<bool, StateError> {
+        let Some(mut next) = self.residency.read_ahead else { return Ok(true) };
+        self.load_groups(self.range)?;
+        self.collect_pages()?;
+        while next < self.pages.len() && self.is_in(next) {
+            next += 1;
+        }
+        self.residency.read_ahead = Some(next);
+        let ahead = self.pages.len().min(next + READS_MAX);
+        (next..ahead).try_for_each(|index| self.request_page(index))?;
+        Ok(next == self.pages.len())
+    }
+
+    /// Gives up what is being read or written.
+    pub fn forget_reads(&mut self) {
+        let Some(pager) = self.pager() else { return };
+        let reads = std::mem::take(&mut self.residency.reading).into_iter().flat_map(|reading| reading.parts);
+        let writes = std::mem::take(&mut self.residency.writing);
+        let places = &mut self.residency.places;
+        let writes = writes.into_iter().filter_map(|page| places[page as usize].spilled.as_mut()?.writing.take());
+        let dropped = std::mem::take(&mut self.residency.dropped).into_iter().map(|(token, _)| token);
+        let unread = reads.filter(|part| part.read.is_none()).map(|part| part.token);
+        unread.chain(writes).chain(dropped).for_each(|token| pager.borrow_mut().io.forget(token));
+    }
+
+    /// How many pages are on their way in.
+    pub fn reads_under_way(&self) -> usize {
+        self.residency.reading.len()
+    }
+
+    /// Starts to read a page that is absent, unless that is under way.
+    pub fn request_page(&mut self, index: usize) -> Result<(), StateError> {
+        if self.is_in(index) || self.residency.reading.iter().any(|reading| reading.page as usize == index) {
+            return Ok(());
+        }
+        let place = &mut self.residency.places[index];
+        let parts = match (&mut place.spilled, place.chain.clone()) {
+            (Some(Spilled { writing: Some(token), .. }), _) => {
+                // Its bytes come back with the answer to the write.
+                let part = Part { token: *token, piece: None, read: None };
+                self.residency.writing.retain(|page| *page as usize != index);
+                vec![part]
+            }
+            (Some(Spilled { slot, len, .. }), _) => {
+                let (slot, len) = (*slot, *len as usize);
+                let into = self.take_block(len, index)?;
+                let token = self.pager().and_then(|pager| pager.borrow_mut().read_slot(slot, into));
+                vec![Part { token: token.expect("a page was written to the spill file"), piece: None, read: None }]
+            }
+            (None, Some(chain)) => {
+                let pager = self.pager().expect("pages come from a checkpoint only through a pager");
+                let mut parts = Vec::with_capacity(chain.len());
+                for piece in &chain {
+                    let token = self.with_room(index, |_| pager.borrow_mut().read_piece(piece))?;
+                    parts.push(Part { token, piece: Some(*piece), read: None });
+                }
+                parts
+            }
+            (None, None) => unreachable!("an absent page has a place"),
+        };
+        self.residency.reading.push(Reading { page: index as u32, parts });
+        Ok(())
+    }
+
+    /// Tries something that needs memory for a read, evicting pages while it is refused.
+    fn with_room<R>(
+        &mut self,
+        keep: usize,
+        mut attempt: impl FnMut(&mut Self) -> Result<R, String>,
+    ) -> Result<R, StateError> {
+        const ATTEMPTS: usize = 8;
+        for _ in 0..ATTEMPTS {
+            match attempt(self) {
+                Ok(done) => return Ok(done),
+                Err(_) if self.make_space(keep, PAGE_LEN) => {}
+                Err(reason) => return Err(self.unreadable(keep, reason)),
+            }
+        }
+        attempt(self).map_err(|reason| self.unreadable(keep, reason))
+    }
+
+    /// Takes in what has been read and forgets what has been written; never waits. Answers whether anything had come.
+    pub fn collect_pages(&mut self) -> Result<bool, StateError> {
+        let Some(pager) = self.pager() else { return Ok(false) };
+        let mut worked = self.collect_writes(&pager)?;
+        let mut at = 0;
+        while let Some(reading) = self.residency.reading.get_mut(at) {
+            for part in reading.parts.iter_mut().filter(|part| part.read.is_none()) {
+                part.read = pager.borrow_mut().io.take(part.token).map(read_buffer);
+            }
+            if reading.parts.iter().any(|part| part.read.is_none()) {
+                at += 1;
+                continue;
+            }
+            let reading = self.residency.reading.swap_remove(at);
+            self.take_in(&pager, reading)?;
+            worked = true;
+        }
+        Ok(worked)
+    }
+
+    fn collect_writes(&mut self, pager: &Rc<RefCell<Pager>>) -> Result<bool, StateError> {
+        self.residency.dropped.retain(|&(token, slot)| {
+            let mut pager = pager.borrow_mut();
+            let is_written = pager.io.take(token).is_some();
+            if is_written {
+                pager.free_slot(slot);
+            }
+            !is_written
+        });
+        let before = self.residency.writing.len();
+        let mut failed = None;
+        let mut is_written = |page: u32, spilled: &mut Spilled| {
+            let Some(token) = spilled.writing else { return true };
+            match pager.borrow_mut().io.take(token) {
+                None => return false,
+                Some(Ok(_)) => spilled.writing = None,
+                Some(Err(error)) => failed = Some((page, error.to_string())),
+            }
+            true
+        };
+        let places = &mut self.residency.places;
+        self.residency.writing.retain(|&page| {
+            let spilled = places[page as usize].spilled.as_mut();
+            spilled.is_some_and(|spilled| !is_written(page, spilled))
+        });
+        self.stage.each_being_written(|spilled| is_written(0, spilled));
+        match failed {
+            Some((page, reason)) => Err(self.unreadable(page as usize, reason)),
+            None => Ok(self.residency.writing.len() < before),
+        }
+    }
+
+    fn take_in(&mut self, pager: &Rc<RefCell<Pager>>, reading: Reading) -> Result<(), StateError> {
+        let index = reading.page as usize;
+        let mut buffers = Vec::with_capacity(reading.parts.len());
+        for part in reading.parts {
+            match part.read {
+                Some(Ok(buffer)) => buffers.push((part.piece, buffer)),
+                Some(Err(reason)) => return Err(self.unreadable(index, reason)),
+                None => unreachable!("a page is taken in when all its parts have come"),
+            }
+        }
+        if let Some(Spilled { slot, crc, len, .. }) = self.residency.places[index].spilled.take() {
+            let (_, buffer) = buffers.pop().expect("a spilled page is one part");
+            if buffer.len() != len as usize || crc32c(buffer.filled()) != crc {
+                return Err(self.unreadable(index, "the spill file holds other bytes than were written".to_owned()));
+            }
+            pager.borrow_mut().free_slot(slot);
+            self.show(index, buffer.into_block());
+        } else {
+            self.take_in_pieces(pager, index, &buffers)?;
+        }
+        if std::mem::take(&mut self.residency.places[index].bits_are_stale) {
+            let page = &mut self.pages[index];
+            let grid = self.layout.grid(page.bytes());
+            (0..grid.groups).for_each(|group| page.set_bits(grid, SlotAt { group, lane: 0 }, 0));
+        }
+        Ok(())
+    }
+
+    fn take_in_pieces(
+        &mut self,
+        pager: &Rc<RefCell<Pager>>,
+        index: usize,
+        buffers: &[(Option<PieceRef>, Buffer)],
+    ) -> Result<(), StateError> {
+        let suspect = |table: &Self, what: String| {
+            if let Some(restored) = pager.borrow().restored() {
+                restored.suspect();
+            }
+            table.unreadable(index, what)
+        };
+        let mut pieces = Vec::with_capacity(buffers.len());
+        for (piece, buffer) in buffers {
+            let piece = piece.as_ref().expect("a page that was not spilled is read from pieces");
+            let span = piece.offset..piece.offset + u64::from(piece.len);
+            let skip = (piece.offset - sectors_around(span).start) as usize;
+            match buffer.filled().get(skip..skip + piece.len as usize) {
+                Some(bytes) if crc32c(bytes) == piece.crc => pieces.push((piece.kind, bytes)),
+                Some(_) => return Err(suspect(self, "its checksum is not the one that was stored".to_owned())),
+                None => return Err(suspect(self, "its file ends before it".to_owned())),
+            }
+        }
+        self.install(index, &pieces).map_err(|error| suspect(self, error.to_string()))
+    }
+
+    /// Builds a page of its pieces and puts it where it belongs.
+    pub(super) fn install(&mut self, index: usize, pieces: &[(PieceKind, &[u8])]) -> Result<(), StateError> {
+        let old = &self.pages[index];
+        let key = PageKey { state: self.identity.id, key_group: old.group, page: old.number };
+        let span = (old.prefix, old.depth);
+        let built = self.page_of_pieces(key, index, pieces)?;
+        if (built.prefix, built.depth) != span {
+            return Err(self.damaged(key, "the page holds other hashes than the page map says"));
+        }
+        let Page { live, used, heap_start, garbage, .. } = built;
+        let page = &mut self.pages[index];
+        (page.live, page.used, page.heap_start, page.garbage) = (live, used, heap_start, garbage);
+        self.show(index, built.into_block());
+        Ok(())
+    }
+
+    fn show(&mut self, index: usize, block: Block) {
+        let page = &mut self.pages[index];
+        page.set_block(block);
+        let bucket = Bucket { prefix: page.prefix, depth: page.depth, index: index as u32 };
+        let directory = usize::from(page.group - self.range.start);
+        self.directories.show(directory, bucket);
+        self.residency.absent -= 1;
+    }
+
+    /// Takes the bytes of a page out of memory. `false`: they must stay.
+    fn evict(&mut self, index: usize) -> bool {
+        let Some(pager) = self.pager() else { return false };
+        let block = if self.residency.places[index].chain.is_some() {
+            None
+        } else {
+            match pager.borrow_mut().take_slot() {
+                Ok(slot) => Some(slot),
+                Err(reason) => {
+                    tracing::warn!(reason, state = self.identity.name, "a page of state cannot leave memory");
+                    return false;
+                }
+            }
+        };
+        let page = &mut self.pages[index];
+        let bytes = page.set_block(Block::nothing(&self.arena));
+        let bucket = Bucket { prefix: page.prefix, depth: page.depth, index: index as u32 };
+        self.directories.hide(usize::from(page.group - self.range.start), bucket);
+        self.residency.absent += 1;
+        if let Some(slot) = block {
+            let (crc, len) = (crc32c(&bytes), bytes.len() as u32);
+            let writing = pager.borrow_mut().write_slot(slot, bytes);
+            self.residency.places[index].spilled = Some(Spilled { slot, crc, len, writing });
+            self.residency.writing.push(index as u32);
+        }
+        true
+    }
+
+    /// Puts a copy of a page into the spill file; where that has no room it stays in memory.
+    pub(super) fn spill_image(&mut self, block: Block) -> StagedImage {
+        let pager = self.pager().filter(|pager| pager.borrow().can_spill());
+        let Some(pager) = pager else { return StagedImage::Here(block) };
+        let Ok(slot) = pager.borrow_mut().take_slot() else { return StagedImage::Here(block) };
+        let (crc, len) = (crc32c(&block), block.len() as u32);
+        let writing = pager.borrow_mut().write_slot(slot, block);
+        StagedImage::Spilled(Spilled { slot, crc, len, writing })
+    }
+
+    /// Brings such a copy of page `index` back; waits for the disk.
+    pub(super) fn bring_image(&mut self, index: usize, spilled: Spilled) -> Result<Block, StateError> {
+        let Spilled { slot, crc, len, writing } = spilled;
+        let token = match writing {
+            // Its bytes come back with the answer to the write.
+            Some(token) => token,
+            None => {
+                let into = self.take_block(len as usize, index)?;
+                let token = self.pager().and_then(|pager| pager.borrow_mut().read_slot(slot, into));
+                token.expect("a copy was written to the spill file")
+            }
+        };
+        let pager = self.pager().expect("copies are spilled through a pager");
+        let answer = loop {
+            let answer = pager.borrow_mut().io.take(token);
+            match answer {
+                Some(answer) => break read_buffer(answer),
+                None => self.wait_for_disk(),
+            }
+        };
+        pager.borrow_mut().free_slot(slot);
+        match answer {
+            Ok(buffer) if buffer.len() == len as usize && crc32c(buffer.filled()) == crc => Ok(buffer.into_block()),
+            Ok(_) => Err(self.unreadable(index, "the spill file holds other bytes than were written".to_owned())),
+            Err(reason) => Err(self.unreadable(index, reason)),
+        }
+    }
+
+    /// Forgets such a copy.
+    pub(super) fn drop_image(&mut self, Spilled { slot, writing, .. }: Spilled) {
+        match writing {
+            Some(token) => self.residency.dropped.push((token, slot)),
+            None => self.pager().into_iter().for_each(|pager| pager.borrow_mut().free_slot(slot)),
+        }
+    }
+
+    /// Makes some pages of this length leave and waits until the memory of one at least is free. `false`: none can.
+    fn make_space(&mut self, keep: usize, len: usize) -> bool {
+        /// So many writes share a wait.
+        const AT_ONCE: usize = 16;
+        if !self.has_pager_that_spills() {
+            return false;
+        }
+        let mut evicted = 0;
+        while evicted < AT_ONCE && self.residency.writing.len() < WRITES_MAX {
+            let Some(victim) = self.next_victim(keep, len) else { break };
+            if !self.evict(victim) {
+                break;
+            }
+            evicted += 1;
+            if self.residency.places[victim].spilled.is_none() {
+                return true;
+            }
+        }
+        let writes = self.residency.writing.len();
+        while writes > 0 && self.residency.writing.len() == writes {
+            self.wait_for_disk();
+            let Some(pager) = self.pager() else { return false };
+            if self.collect_writes(&pager).is_err() {
+                return false;
+            }
+        }
+        writes > 0
+    }
+
+    /// A page that may leave: not `keep`, of this length, rather one that did not change since the last barrier.
+    fn next_victim(&mut self, keep: usize, len: usize) -> Option<usize> {
+        let count = self.pages.len();
+        let pick_unchanged = (0..count.min(64)).map(|step| (self.residency.hand + step) % count).find(|&index| {
+            self.may_leave(index, keep, len) && self.pages[index].flags.iter().all(|flags| flags & LISTED == 0)
+        });
+        let start = self.residency.hand;
+        let any = || (0..count).map(|step| (start + step) % count).find(|&index| self.may_leave(index, keep, len));
+        let victim = pick_unchanged.or_else(any)?;
+        self.residency.hand = (victim + 1) % count;
+        Some(victim)
+    }
+
+    fn may_leave(&self, index: usize, keep: usize, len: usize) -> bool {
+        index != keep && self.residency.pinned != Some(index) && self.pages[index].bytes().len() == len
+    }
+
+    /// Lets pages leave ahead of need, without waiting, until `pages` are on their way or gone.
+    pub fn evict_some(&mut self, pages: usize) {
+        for _ in 0..pages {
+            if self.residency.writing.len() >= WRITES_MAX {
+                return;
+            }
+            let Some(victim) = self.next_victim(usize::MAX, PAGE_LEN) else { return };
+            if !self.evict(victim) {
+                return;
+            }
+        }
+    }
+
+    /// A block for a page of exactly this length, evicting others while the budget refuses; `keep` is the page at work.
+    pub(super) fn take_block(&mut self, page_len: usize, keep: usize) -> Result<Block, StateError> {
+        if let Some(block) = self.block_with_evictions(page_len, keep) {
+            return Ok(block);
+        }
+        // The reserve is for others, but a page that no other can make room for needs it more.
+        self.arena.take(super::table::WHO, block_size(page_len)).map_err(|source| StateError::Memory {
+            operator: self.identity.operator.clone(),
+            state: self.identity.name.clone(),
+            source,
+        })
+    }
+
+    /// A block for a page of at least this length. Blocks of one length do not become blocks of another: where memory is full of pages of
+    /// another length, the new page takes the place of one of those.
+    pub(super) fn take_block_from(&mut self, page_len: usize, keep: usize) -> Result<Block, StateError> {
+        self.spare_block_from(page_len, keep).map_or_else(|| self.take_block(page_len, keep), Ok)
+    }
+
+    /// The same without touching the reserve.
+    pub(super) fn spare_block_from(&mut self, page_len: usize, keep: usize) -> Option<Block> {
+        (page_len..=PAGE_LEN).step_by(PAGE_LEN_STEP).find_map(|len| self.block_with_evictions(len, keep))
+    }
+
+    pub(super) fn block_with_evictions(&mut self, page_len: usize, keep: usize) -> Option<Block> {
+        loop {
+            if let Ok(block) = self.try_block(block_size(page_len)) {
+                return Some(block);
+            }
+            if !self.make_space(keep, page_len) {
+                return None;
+            }
+        }
+    }
+
+    fn has_pager_that_spills(&self) -> bool {
+        self.residency.pager.as_ref().is_some_and(|pager| pager.borrow().can_spill())
+    }
+
+    pub(super) fn try_block(&self, size: BlockSize) -> Result<Block, MemoryError> {
+        match &self.residency.pager {
+            Some(pager) => pager.borrow().take_block(super::table::WHO, size),
+            None => self.arena.take(super::table::WHO, size),
+        }
+    }
+
+    fn pager(&self) -> Option<Rc<RefCell<Pager>>> {
+        self.residency.pager.clone()
+    }
+
+    /// Adds a page; answers its index.
+    pub(super) fn push_page(&mut self, page: Page) -> usize {
+        self.pages.push(page);
+        self.residency.places.push(Place::default());
+        self.pages.len() - 1
+    }
+
+    /// The page's content is no longer that of the checkpoint.
+    #[inline]
+    pub(super) fn forget_chain(&mut self, index: usize) {
+        if let Some(place) = self.residency.places.get_mut(index) {
+            place.chain = None;
+        }
+    }
+
+    /// The dirty bits of an absent page no longer mean anything.
+    pub(super) fn stale_bits(&mut self, index: usize) {
+        self.residency.places[index].bits_are_stale = true;
+    }
+
+    /// Says that the key groups of this table are in the restored checkpoint, and nothing of them is known yet.
+    pub(super) fn attach(&mut self, pager: &Rc<RefCell<Pager>>) {
+        assert!(self.pages.is_empty(), "a table is attached before it is used");
+        let restored = pager
+            .borrow()
+            .restored()
+            .is_some_and(|restored| !restored.map_blocks_of(self.identity.id, self.range).is_empty());
+        if restored {
+            self.directories = super::directory::Directories::empty(self.range.len());
+            (0..self.range.len()).for_each(|directory| self.directories.set_unloaded(directory));
+            self.residency.absent = self.range.len();
+        }
+        self.residency.pager = Some(pager.clone());
+    }
+
+    /// Reads where the pages of some key groups lie, if that is not known; waits for the disk.
+    pub(super) fn load_groups(&mut self, groups: KeyGroupRange) -> Result<(), StateError> {
+        let Some(pager) = self.pager() else { return Ok(()) };
+        let missing = (groups.start..groups.end)
+            .filter(|group| self.directories.is_unloaded(usize::from(group - self.range.start)))
+            .collect::<Vec<_>>();
+        let (Some(&first), Some(&last)) = (missing.first(), missing.last()) else { return Ok(()) };
+        let range = KeyGroupRange { start: first, end: last + 1 };
+        let index = pager.borrow_mut().index(self.identity.id, range);
+        let index = index.map_err(|error| StateError::PageMapUnreadable {
+            operator: self.identity.operator.clone(),
+            state: self.identity.name.clone(),
+            reason: error.to_string(),
+        })?;
+        for group in missing {
+            self.load_group(group, index.pages(self.identity.id, KeyGroupRange { start: group, end: group + 1 }))?;
+        }
+        Ok(())
+    }
+
+    fn load_group<'a>(
+        &mut self,
+        group: u16,
+        pages: impl Iterator<Item = (PageKey, &'a [PieceRef])>,
+    ) -> Result<(), StateError> {
+        let directory = usize::from(group - self.range.start);
+        let mut buckets = Vec::new();
+        for (key, chain) in pages {
+            let Some(image) = chain.first().filter(|_| key.page as usize == buckets.len()) else {
+                return Err(self.damaged(key, "the page before it is missing"));
+            };
+            let span = image.span;
+            if span.depth > 63 || (span.prefix << span.depth) != 0 {
+                return Err(self.damaged(key, "the page's prefix is longer than its depth"));
+            }
+            let page = Page::absent(Block::nothing(&self.arena), group, key.page, span.prefix, span.depth);
+            let index = self.push_page(page);
+            self.residency.places[index].chain = Some(chain.into());
+            buckets.push(Bucket { prefix: span.prefix, depth: span.depth, index: index as u32 });
+        }
+        self.residency.absent += buckets.len();
+        self.residency.absent -= 1;
+        let key = PageKey { state: self.identity.id, key_group: group, page: 0 };
+        self.directories.set_empty(directory);
+        if !buckets.is_empty() {
+            self.directories.rebuild(directory, &buckets).map_err(|what| self.damaged(key, what))?;
+            buckets.into_iter().for_each(|bucket| self.directories.hide(directory, bucket));
+        }
+        Ok(())
+    }
+
+    /// Every key group whose pages are not known yet.
+    pub(super) fn unloaded_groups(&self) -> impl Iterator<Item = u16> + '_ {
+        let start = self.range.start;
+        (0..self.directories.groups()).filter(|&at| self.directories.is_unloaded(at)).map(move |at| start + at as u16)
+    }
+
+    /// The pages that are only in the restored checkpoint, each with its pieces.
+    pub(super) fn stored_pages(&self) -> impl Iterator<Item = (usize, &[PieceRef])> {
+        let places = self.residency.places.iter().enumerate();
+        places
+            .filter(|&(index, place)| place.spilled.is_none() && !self.is_in(index))
+            .filter_map(|(index, place)| place.chain.as_deref().map(|chain| (index, chain)))
+    }
+
+    /// Whether pages, or what is known of them, are not in memory.
+    pub(super) fn has_absent(&self) -> bool {
+        self.residency.absent > 0
+    }
+
+    /// The restored checkpoint is not needed any more: all pages are in memory.
+    pub(super) fn forget_chains(&mut self) {
+        self.residency.places.iter_mut().for_each(|place| place.chain = None);
+    }
+
+    /// Takes a page in that was read before anybody asked for it, unless it came in otherwise.
+    pub(super) fn take_in_early(
+        &mut self,
+        index: usize,
+        piece: &PieceRef,
+        kind: PieceKind,
+        bytes: &[u8],
+    ) -> Result<(), StateError> {
+        let under_way = self.residency.reading.iter().any(|reading| reading.page as usize == index);
+        let is_whole = self.residency.places[index].chain.as_deref().is_some_and(|chain| chain == [*piece]);
+        // Damage is judged by whoever needs the page.
+        if self.is_in(index) || under_way || !is_whole || crc32c(bytes) != piece.crc {
+            return Ok(());
+        }
+        self.install(index, &[(kind, bytes)])
+    }
+
+    /// Starts to read a page that nobody asked for yet, if few reads are under way.
+    pub(super) fn request_early(&mut self, index: usize) -> Result<Chained, StateError> {
+        const AHEAD: usize = 16;
+        if self.residency.reading.len() >= AHEAD {
+            return Ok(Chained::Busy);
+        }
+        self.request_page(index)?;
+        Ok(Chained::Requested)
+    }
+
+    fn unreadable(&self, index: usize, reason: String) -> StateError {
+        let page = &self.pages[index];
+        StateError::PageUnreadable {
+            operator: self.identity.operator.clone(),
+            state: self.identity.name.clone(),
+            key_group: page.group,
+            page: page.number,
+            reason,
+        }
+    }
+}
+
+/// Ends the task: its supervisor restarts the job from its last checkpoint.
+#[cold]
+pub(super) fn give_up_task(error: &StateError) -> ! {
+    std::panic::resume_unwind(Box::new(error.to_string()))
+}
+
+fn read_buffer(answer: Result<IoOutput, IoError>) -> Result<Buffer, String> {
+    match answer {
+        Ok(IoOutput::Buffer(buffer)) => Ok(buffer),
+        Ok(other) => Err(format!("the driver answered {other:?}")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
+}
