@@ -244,6 +244,7 @@ impl StateBackend {
         if let Some(lifetime) = &lifetime {
             layout_text = format!("{layout_text}, {}", lifetime.ttl.layout());
         }
+        layout_text = format!("{layout_text}, {}", layout.in_words());
         let identity = Identity { id, operator, name, layout_text, check, home_kind };
         let mut table = Table::new(identity, layout, self.key_groups, self.arena.clone());
         table.sweep = lifetime.map(Sweep::new);

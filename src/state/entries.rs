@@ -169,6 +169,21 @@ impl Table {
     }
 }
 
+/// The value of a chunked cell, its chunks looked up by kind and key; `None` when one is missing.
+pub(super) fn joined<'a>(
+    kind: u8,
+    key: &[u8],
+    root_value: &[u8],
+    chunk: impl Fn(u8, &[u8]) -> Option<&'a [u8]>,
+) -> Option<Vec<u8>> {
+    let (len, generation) = root(root_value)?;
+    let mut whole = Vec::new();
+    for number in 0..len.div_ceil(VALUE_LEN_MAX) {
+        whole.extend_from_slice(chunk(chunk_kind(generation), &chunk_key_of(kind, key, number))?);
+    }
+    (whole.len() == len).then_some(whole)
+}
+
 fn root(value: &[u8]) -> Option<(usize, u32)> {
     let value: &[u8; ROOT_LEN] = value.try_into().ok()?;
     let [a, b, c, d, e, f, g, h] = *value;
@@ -180,10 +195,14 @@ fn chunk_kind(generation: u32) -> u8 {
 }
 
 fn chunk_key(address: Address, number: usize) -> Vec<u8> {
-    let mut key = Vec::with_capacity(address.key.len() + CHUNK_SUFFIX_LEN);
-    key.extend_from_slice(address.key);
+    chunk_key_of(address.kind, address.key, number)
+}
+
+fn chunk_key_of(kind: u8, of: &[u8], number: usize) -> Vec<u8> {
+    let mut key = Vec::with_capacity(of.len() + CHUNK_SUFFIX_LEN);
+    key.extend_from_slice(of);
     key.extend_from_slice(&(number as u32).to_le_bytes());
-    key.push(address.kind);
+    key.push(kind);
     key
 }
 

@@ -57,6 +57,18 @@ pub enum StateError {
         /// What is not the same.
         differences: String,
     },
+    /// The manifest does not say how the state's cells lie.
+    #[error(
+        "the entries of state \"{state}\" of operator \"{operator}\" cannot be told apart: its layout is `{layout}`"
+    )]
+    UnknownLayout {
+        /// The operator.
+        operator: String,
+        /// The state.
+        state: String,
+        /// The layout in the checkpoint.
+        layout: String,
+    },
     /// A user's migration function panicked, or could not be given a value.
     #[error(
         "state \"{state}\" of operator \"{operator}\", stored as `{stored}`, cannot be migrated in key group {key_group}: {reason}; \

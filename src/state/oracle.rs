@@ -87,7 +87,8 @@ mod tests {
         state.put(&keys.hash(&7), &1000).unwrap();
         {
             let mut table = state.table.borrow_mut();
-            let entry = table.find(table.layout, ValueState::<u64, u64>::address(&keys.hash(&7))).unwrap();
+            let layout = table.layout;
+            let entry = table.find(layout, ValueState::<u64, u64>::address(&keys.hash(&7))).unwrap();
             plant(&mut table, entry);
         }
         let live = backend.page_contents();

@@ -191,9 +191,12 @@ impl Task {
     fn take_commands(&mut self, cx: &mut ChainContext<'_>) {
         while let Some(command) = self.inbox.take() {
             match command {
-                TaskCommand::Trigger { id, images, stop } => {
+                TaskCommand::Trigger { id, images, stop, drain } => {
                     self.images = (id, images);
                     if let TaskInput::Source(source) = &mut self.input {
+                        if drain {
+                            source.root.drain(cx);
+                        }
                         source.stopped = stop.then_some(id);
                         self.begin_snapshot(id, cx);
                     }
