@@ -3,8 +3,8 @@
 use millstream::checkpoint::{CheckpointId, PageKey, PieceBlock, PieceKind};
 use millstream::memory::{Arena, ArenaOptions, HugePages, MemoryBudget};
 use millstream::state::{
-    ArchivedValue, ExpiringList, ExpiringValue, KeyGroupRange, StateBackend, StateClock, StateError, StateTtl,
-    ValueState, check_compatible,
+    ArchivedValue, ExpiringList, ExpiringMap, ExpiringValue, KeyGroupRange, StateBackend, StateClock, StateError,
+    StateTtl, ValueState, check_compatible,
 };
 use millstream::time::EventTimeMs;
 use std::time::Duration;
@@ -114,4 +114,38 @@ fn switching_a_time_to_live_on_is_refused_and_changing_its_length_is_not() {
     assert!(refusal.to_string().contains("(the time to live (expiring in processing time) is new)"), "{refusal}");
     assert!(matches!(compare(&with, &in_event_time), Err(StateError::LayoutDiffers { .. })));
     assert!(compare(&with, &longer).is_ok());
+}
+
+#[test]
+fn what_was_refused_memory_is_not_there_and_everything_else_is() {
+    let clock = StateClock::default();
+    for first_key in (0..30u64).map(|i| i << 32) {
+        let arena = Arena::new(MemoryBudget::new(3 << 20), ArenaOptions { huge_pages: HugePages::Off });
+        let mut backend = StateBackend::new(KeyGroupRange { start: 0, end: 1 }, 1, arena);
+        let map: ExpiringMap<u64, u64, u64> = backend.expiring_map("op", "map", after_ms(100), &clock).unwrap();
+        let list: ExpiringList<u64, u64> = backend.expiring_list("op", "list", after_ms(100), &clock).unwrap();
+        let keys = backend.key_context();
+        let mut refused = (0, 0);
+        for key in first_key.. {
+            let (key, hashed) = (key, keys.hash(&key));
+            let (put, pushed) = (map.put(&hashed, &1, &key), list.push(&hashed, key));
+            if let (Err(_), _) | (_, Err(_)) = (&put, &pushed) {
+                refused = (key, u64::from(put.is_ok()));
+                assert_eq!(
+                    (map.len(&hashed), list.len(&hashed)),
+                    (usize::from(put.is_ok()), usize::from(pushed.is_ok()))
+                );
+                break;
+            }
+        }
+        for key in first_key..refused.0 {
+            let hashed = keys.hash(&key);
+            assert_eq!((map.get(&hashed, &1), list.len(&hashed)), (Some(key), 1));
+            map.clear(&hashed);
+        }
+        // With room again another entry takes the place of the refused one, which stays away.
+        let hashed = keys.hash(&refused.0);
+        map.put(&hashed, &2, &2).unwrap();
+        assert_eq!((map.len(&hashed), map.contains(&hashed, &1)), (1 + refused.1 as usize, refused.1 == 1));
+    }
 }
