@@ -377,7 +377,7 @@ fn every_state(fixture: &Path) {
     let map = states.map::<str, [u8], [u32; 2]>("op", "map").unwrap();
     let mut namespaced = states.namespaced::<u32, i64, u8>("op", "namespaced").unwrap();
     let mut timers = states.timers::<str>("op", "timers").unwrap();
-    let mut queue = states.event_queue::<[u8]>("op", "queue").unwrap();
+    let mut queue = states.event_queue::<[u8], u64>("op", "queue").unwrap();
     // More than one page in some key groups.
     (0..5_000u64).for_each(|key| fixed.put(&context.hash(&(key * 7)), &(key * key)).unwrap());
     for n in 0..40u64 {
