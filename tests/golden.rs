@@ -58,7 +58,7 @@ const SCENARIOS: [Scenario; 6] = [
 fn numbers(job: &Job) -> DataStream<impl millstream::stream::Chain<Out = u64> + use<>> {
     let numbers = Generator::new(|n: u64| n).in_splits(SPLITS).count(RECORDS).per_second(2_000.0);
     // Every seventh number is late by up to 60 ms, and waits in windows and queues.
-    let at = |n: &u64| EventTimeMs((*n * 5) as i64 - if n % 7 == 0 { 60 } else { 0 });
+    let at = |n: &u64| EventTimeMs((*n * 5) as i64 - if n.is_multiple_of(7) { 60 } else { 0 });
     job.source("numbers", numbers).event_time(at, Watermarks::bounded(100).never_idle())
 }
 
@@ -377,7 +377,7 @@ fn every_state(fixture: &Path) {
     let map = states.map::<str, [u8], [u32; 2]>("op", "map").unwrap();
     let mut namespaced = states.namespaced::<u32, i64, u8>("op", "namespaced").unwrap();
     let mut timers = states.timers::<str>("op", "timers").unwrap();
-    let mut queue = states.event_queue::<[u8]>("op", "queue").unwrap();
+    let mut queue = states.event_queue::<[u8], u64>("op", "queue").unwrap();
     // More than one page in some key groups.
     (0..5_000u64).for_each(|key| fixed.put(&context.hash(&(key * 7)), &(key * key)).unwrap());
     for n in 0..40u64 {
@@ -390,7 +390,7 @@ fn every_state(fixture: &Path) {
         map.put(&context.hash("one"), &n.to_le_bytes(), &[n as u32, 2]).unwrap();
         namespaced.update(&context.hash(&(n as u32)), &-(n as i64), |_| Some(n as u8)).unwrap();
         timers.set(&context.hash(text.as_str()), EventTimeMs(n as i64 - 20)).unwrap();
-        queue.push(&context.hash(text.as_bytes()), EventTimeMs(n as i64), n as u32 % 3, &vec![n as u8; 100]).unwrap();
+        queue.push(&context.hash(text.as_bytes()), EventTimeMs(n as i64), n as u32 % 3, &[n as u8; 100]).unwrap();
     }
     writer.write(&mut *io, fixture).unwrap();
 }

@@ -464,7 +464,8 @@ impl SavepointCopy {
                 self.phase = Phase::ClosingFailed(Script::new(open.map(|file| IoOp::Close { file })));
             }
             Phase::ClosingFailed(script) => {
-                if script.step(io).is_some() {
+                let closed = script.step(io);
+                if closed.is_some() {
                     self.phase = Phase::ListingFailed(io.submit(IoOp::List { path: self.unfinished.clone() }));
                 }
             }

@@ -75,7 +75,8 @@ fn value_parts(layout: &str, entry: &RawEntry) -> Option<Parts> {
         let (at, key) = key.split_first_chunk()?;
         return Some(vec![("at", at_of(*at)), ("key", typed(key_type, key))]);
     }
-    if let Some(key_type) = layout.strip_prefix("records in event-time order: key ") {
+    if let Some(rest) = layout.strip_prefix("records in event-time order: key ") {
+        let key_type = rest.split_once(", ").map_or(rest, |(key_type, _)| key_type);
         let (at, rest) = key.split_first_chunk()?;
         let (split, number) = rest.split_first_chunk()?;
         let (len, rest) = value.split_first_chunk()?;
