@@ -230,7 +230,7 @@ impl Operator {
         let emitted = Rc::new(Cell::new(0));
         let sum = |stored: &Total, record: &Total| [stored[0] + record[0], stored[1] + record[1]];
         let reduce = Reduce::<u64, Total, _, _>::open(&"sum".into(), sum, &mut cx, Emitted(emitted.clone()));
-        let chain = Box::new(KeyedHead::<u64, Total, _>::new(keys, reduce.expect("the first state")));
+        let chain = Box::new(KeyedHead::<u64, Total, _>::new(keys, cx.state.clone(), reduce.expect("the first state")));
         Self { sender, receiver, chain, io: SimIo::new(&SimDisk::new(1, SimDiskOptions::default())), emitted }
     }
 

@@ -19,8 +19,11 @@ pub mod io;
 pub mod job_manager;
 pub mod memory;
 pub mod metrics;
+pub mod offline;
 pub mod operator;
 pub mod record;
+#[cfg(feature = "object-store")]
+pub mod remote;
 pub mod sim;
 pub mod sink;
 pub mod slot;

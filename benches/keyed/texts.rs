@@ -9,7 +9,7 @@ use millstream::rkyv::{Archive, Deserialize, Serialize};
 use millstream::state::{ArchivedValue, KeyGroupRange, StateBackend};
 
 /// 64 bytes as an archive: two numbers, the head of a string, and its text.
-#[derive(Archive, Serialize, Deserialize, Clone)]
+#[derive(Archive, Serialize, Deserialize, Clone, millstream::Schema)]
 struct Customer {
     orders: u64,
     cents: u64,

@@ -129,6 +129,7 @@ fn short(value: f64) -> String {
 }
 
 /// A histogram of nanoseconds up to a minute, three digits.
+#[allow(dead_code, reason = "not every bench measures times")]
 pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("the bounds are constants in range")
 }

@@ -4,7 +4,8 @@
 use libfuzzer_sys::fuzz_target;
 use millstream::checkpoint::{CheckpointId, PageKey, PieceBlock, PieceKind};
 use millstream::memory::{Arena, ArenaOptions, MemoryBudget};
-use millstream::state::{HarvestProgress, KeyGroupRange, StateBackend, state_id};
+use millstream::state::{HarvestProgress, KeyGroupRange, StateBackend, StateClock, StateTtl, state_id};
+use std::time::Duration;
 
 const GROUPS: u16 = 4;
 
@@ -17,7 +18,11 @@ fuzz_target!(|input: (u8, bool, u16, u32, Vec<u8>)| {
     let map = backend.map::<str, u64, u64>("op", "map").expect("a fresh backend");
     let mut timers = backend.timers::<str>("op", "timers").expect("a fresh backend");
     let mut queue = backend.event_queue::<str, u64>("op", "queue").expect("a fresh backend");
-    let name = ["fixed", "names", "map", "timers", "queue"][usize::from(state % 5)];
+    let (ttl, clock) = (StateTtl::after(Duration::from_millis(100)), StateClock::default());
+    let fading_list = backend.expiring_list::<str, u64>("op", "fading list", ttl, &clock).expect("a fresh backend");
+    let fading_map = backend.expiring_map::<str, u64, u64>("op", "fading map", ttl, &clock).expect("a fresh backend");
+    const NAMES: [&str; 7] = ["fixed", "names", "map", "timers", "queue", "fading list", "fading map"];
+    let name = NAMES[usize::from(state) % NAMES.len()];
     let key = PageKey { state: state_id("op", name), key_group: key_group % GROUPS, page };
     let kind = if is_delta { PieceKind::Delta } else { PieceKind::Image };
 
@@ -34,6 +39,10 @@ fuzz_target!(|input: (u8, bool, u16, u32, Vec<u8>)| {
     for name in ["", "a", "series"] {
         map.for_each(&keys.hash(name), |_, _| {});
         let _ = names.put(&keys.hash(name), &1);
+        let _ = fading_list.push(&keys.hash(name), 1);
+        fading_list.for_each(&keys.hash(name), |_| {});
+        let _ = fading_map.put(&keys.hash(name), &1, &1);
+        fading_map.for_each(&keys.hash(name), |_, _| {});
     }
     let _ = fixed.put(&keys.hash(&7), &[1, 2]);
     while timers.pop_due(millstream::time::EventTimeMs::MAX).is_some() {}

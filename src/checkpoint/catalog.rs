@@ -246,6 +246,28 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    /// Looks for manifests block by block, for a directory whose superblocks are lost. Newest first.
+    pub(super) fn scan(&mut self, extents: &[u32]) -> Vec<Superblock> {
+        let mut found = BTreeMap::new();
+        for &number in extents {
+            let Ok((file, len)) = self.extent(number) else { continue };
+            let mut offset = 0;
+            while offset + SECTOR_BYTES as u64 <= len {
+                let sector = self.span(file, len, offset..offset + SECTOR_BYTES as u64);
+                let promised = sector.ok().and_then(|sector| format::promised(&sector));
+                let whole = promised.filter(|(len_bytes, _)| *len_bytes <= len - offset);
+                if let Some((len_bytes, BlockKind::Manifest)) = whole
+                    && let Ok(block) = self.span(file, len, offset..offset + len_bytes)
+                    && let Some(superblock) = superblock_for(&block, number, offset)
+                {
+                    found.insert(superblock.checkpoint, superblock);
+                }
+                offset += whole.map_or(SECTOR_BYTES as u64, |(len_bytes, _)| len_bytes);
+            }
+        }
+        found.into_values().rev().collect()
+    }
+
     /// Reads and verifies the manifest alone.
     pub(super) fn manifest(&mut self, job: u64, superblock: &Superblock) -> Result<Manifest, LoadFault> {
         let block = &superblock.manifest;
@@ -421,6 +443,24 @@ impl Drop for Reader<'_> {
 
 /// Damages listed per checkpoint; more of them tell nothing new.
 const DAMAGES_MAX: usize = 100;
+
+/// The superblock that named this manifest, if it is one and lies where it was written.
+fn superblock_for(block: &[u8], file: u32, offset: u64) -> Option<Superblock> {
+    let job = u64::from_le_bytes(block.get(16..24)?.try_into().ok()?);
+    let (payload, place, crc) = format::check_alone(block, job, BlockKind::Manifest as u16).ok()?;
+    let manifest = Manifest::decode(&format::aligned(&block[payload])).ok()?;
+    let is_here = (place.file, place.offset) == (file, offset) && place.checkpoint == manifest.checkpoint;
+    let kind = BlockKind::Manifest as u16;
+    let len_bytes = u32::try_from(block.len()).ok()?;
+    (is_here && format::fnv1a(manifest.job_name.as_bytes()) == job).then(|| Superblock {
+        checkpoint: manifest.checkpoint,
+        manifest: BlockRef { checkpoint: manifest.checkpoint, offset, file, len_bytes, crc, kind },
+        durable: true,
+        retained: Vec::new(),
+        job_name: manifest.job_name,
+        pairs: 0,
+    })
+}
 
 /// The whole sectors that a piece lies in.
 pub(super) fn sectors_around(piece: &PieceRef) -> Range<u64> {

@@ -131,6 +131,55 @@ pub enum CheckpointError {
     },
 }
 
+/// Why a savepoint was not written. Nothing is there under its name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SavepointError {
+    /// Savepoints never overwrite anything.
+    #[error("\"{dir}\" exists already: give each savepoint a name of its own")]
+    Exists {
+        /// The directory asked for.
+        dir: PathBuf,
+    },
+    /// The path ends in no name.
+    #[error("\"{dir}\" names no directory that could be created: give the savepoint a name")]
+    NoName {
+        /// The directory asked for.
+        dir: PathBuf,
+    },
+    /// Two at once under one name.
+    #[error("process {pid} is writing the savepoint \"{dir}\" at this moment: choose another name")]
+    BeingWritten {
+        /// The directory asked for.
+        dir: PathBuf,
+        /// The other's pid, or `unknown`.
+        pid: String,
+    },
+    /// The directory could not be locked.
+    #[error("the savepoint cannot be written: {0}")]
+    Directory(RestoreError),
+    /// The checkpoint could not be read back.
+    #[error("the checkpoint cannot be copied: {0}")]
+    Source(RestoreError),
+    /// The copy could not be written.
+    #[error("the savepoint cannot be written: {0}")]
+    Writing(#[from] CheckpointError),
+    /// The state could not be harvested.
+    #[error("the savepoint cannot be written: {0}")]
+    State(#[from] crate::state::StateError),
+    /// An operation on the directory failed.
+    #[error("the savepoint cannot be written: {0}")]
+    Io(#[from] IoError),
+    /// No memory to copy with.
+    #[error("the savepoint cannot be written: {0}")]
+    Memory(#[from] MemoryError),
+    /// Given up on the way.
+    #[error("the savepoint \"{dir}\" was given up before it was complete")]
+    Abandoned {
+        /// The directory asked for.
+        dir: PathBuf,
+    },
+}
+
 /// Something on disk that is not what was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
@@ -196,6 +245,32 @@ pub enum RestoreError {
         found: String,
         /// The job that was started.
         asked: String,
+    },
+    /// The savepoint was taken from another job.
+    #[error(
+        "savepoint \"{dir}\" was taken from job \"{found}\", not from \"{asked}\": start that job, or allow a savepoint of another job if its operators have the same names"
+    )]
+    SavepointOfOtherJob {
+        /// The savepoint.
+        dir: PathBuf,
+        /// The job in the superblock.
+        found: String,
+        /// The job that was started.
+        asked: String,
+    },
+    /// There is no checkpoint in the directory.
+    #[error("\"{dir}\" holds no checkpoint: is it a savepoint or the checkpoint directory of a job?")]
+    NoCheckpoint {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The directory holds checkpoints, but not this one.
+    #[error("\"{dir}\" does not hold checkpoint {asked}: see which it holds with `millstream checkpoints ls`")]
+    NotHeld {
+        /// The directory.
+        dir: PathBuf,
+        /// The checkpoint asked for.
+        asked: CheckpointId,
     },
     /// Written by a later version of the program.
     #[error("\"{path}\" has format version {found}, this program reads up to {FORMAT_VERSION}: use the newer program")]

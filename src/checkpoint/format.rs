@@ -327,6 +327,14 @@ pub(super) fn check_alone(block: &[u8], job: u64, kind: u16) -> Result<(Range<us
     }
 }
 
+/// What the header at the start of a sector promises, which may be anything: how long its block is, of which kind.
+pub(super) fn promised(sector: &[u8]) -> Option<(u64, BlockKind)> {
+    let header: BlockHeader = bytemuck::pod_read_unaligned(sector.get(..HEADER_BYTES)?);
+    let end = u64::from(header.payload_offset).checked_add(header.payload_len)?;
+    let len_bytes = end.checked_next_multiple_of(SECTOR_BYTES as u64).filter(|len| *len > 0)?;
+    (header.magic == MAGIC).then_some((len_bytes, BlockKind::from_stored(header.kind)?))
+}
+
 /// A copy of `bytes` aligned as rkyv asks; the caller has bounded their length by a file's.
 pub(super) fn aligned(bytes: &[u8]) -> AlignedVec<16> {
     let mut copy = AlignedVec::with_capacity(bytes.len());

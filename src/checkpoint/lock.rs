@@ -19,9 +19,12 @@ pub(super) struct DirLock {
 }
 
 impl DirLock {
+    /// The name of the lock file.
+    pub(super) const NAME: &str = "LOCK";
+
     /// Takes the lock of `dir`, waiting for up to `patience_ms` (blocks the calling thread).
     pub(super) fn take(dir: &Path, patience_ms: u64) -> Result<Self, RestoreError> {
-        let path = dir.join("LOCK");
+        let path = dir.join(Self::NAME);
         let refused = |errno: Errno| match errno {
             Errno::ACCESS | Errno::PERM | Errno::ROFS => {
                 RestoreError::NoPermission { path: path.clone(), reason: errno.to_string() }

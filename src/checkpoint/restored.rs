@@ -4,12 +4,13 @@
 //! Not here: reading pages (`loader`), the newest intact checkpoint of a directory (`store`).
 
 use super::CheckpointId;
-use super::catalog::{LoadFault, Reader};
-use super::error::RestoreError;
-use super::format;
+use super::catalog::{Depth, LoadFault, Reader};
+use super::error::{Damage, RestoreError};
+use super::format::{self, BlockFault};
 use super::manifest::{Manifest, SnapshotKind};
 use super::page_map::{Entry, MapBlock, PageMap, PieceRef};
 use super::snapshot::{OperatorBlob, PageKey, StateDescriptor};
+use super::superblock::Superblock;
 use crate::io::Io;
 use crate::memory::Arena;
 use crate::state::KeyGroupRange;
@@ -22,6 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[derive(Debug)]
 pub struct RestoredCheckpoint {
     id: CheckpointId,
+    job_name: String,
     created_wall_ms: i64,
     kind: SnapshotKind,
     max_parallelism: u16,
@@ -46,13 +48,24 @@ impl RestoredCheckpoint {
     pub(super) fn new(dir: &Path, manifest: Manifest, extents_pinned: Arc<()>) -> Self {
         let kind = kind_of(&manifest);
         let job = format::fnv1a(manifest.job_name.as_bytes());
-        let Manifest { checkpoint, created_wall_ms, max_parallelism, vertices, states, blobs, page_map, pages, .. } =
-            manifest;
+        let Manifest {
+            checkpoint,
+            job_name,
+            created_wall_ms,
+            max_parallelism,
+            vertices,
+            states,
+            blobs,
+            page_map,
+            pages,
+            ..
+        } = manifest;
         let mut states: Vec<StateDescriptor> = states.into_iter().map(Into::into).collect();
         states.sort_by_key(|state| state.id);
         states.dedup_by_key(|state| state.id);
         Self {
             id: CheckpointId(checkpoint),
+            job_name,
             created_wall_ms,
             kind,
             max_parallelism,
@@ -68,9 +81,87 @@ impl RestoredCheckpoint {
         }
     }
 
+    /// The newest intact checkpoint of a directory that is only read: a savepoint, or the directory of a job that does not run.
+    /// Blocks. Nothing is locked or written, and nobody keeps the files: they must stay as long as they are read. `asked` is the
+    /// job it must be of.
+    pub fn of_savepoint(
+        io: &mut dyn Io,
+        arena: &Arena,
+        dir: &Path,
+        asked: Option<&str>,
+    ) -> Result<Arc<Self>, RestoreError> {
+        let mut reader = Reader::new(io, arena, dir);
+        let catalog = match reader.catalog(asked) {
+            Err(RestoreError::OtherJob { dir, found, asked }) => {
+                return Err(RestoreError::SavepointOfOtherJob { dir, found, asked });
+            }
+            catalog => catalog?,
+        };
+        let mut damages = catalog.damages;
+        for superblock in &catalog.checkpoints {
+            match reader.load(superblock, Depth::Added) {
+                Ok(manifest) => {
+                    for damage in &damages {
+                        tracing::error!(dir = %dir.display(), %damage, "the savepoint is damaged");
+                    }
+                    return Ok(Arc::new(Self::new(dir, manifest, Arc::new(()))));
+                }
+                Err(LoadFault::Refused(refusal)) => return Err(refusal),
+                Err(LoadFault::Damaged(found)) => damages.extend(found),
+            }
+        }
+        match (damages.is_empty(), catalog.extent_numbers.is_empty()) {
+            (true, true) => Err(RestoreError::NoCheckpoint { dir: dir.to_owned() }),
+            _ => Err(RestoreError::AllDamaged { dir: dir.to_owned(), damages }),
+        }
+    }
+
     /// Its number.
     pub fn id(&self) -> CheckpointId {
         self.id
+    }
+
+    /// What can be read of a checkpoint, however damaged its directory is; blocks, and locks nothing. `asked` is its number, else the
+    /// newest is taken whose manifest is intact. Manifests are looked for block by block when the superblocks do not name the one.
+    pub fn rescue(
+        io: &mut dyn Io,
+        arena: &Arena,
+        dir: &Path,
+        asked: Option<CheckpointId>,
+    ) -> Result<(Arc<Self>, Vec<Damage>), RestoreError> {
+        let mut reader = Reader::new(io, arena, dir);
+        let catalog = reader.catalog(None)?;
+        let mut damages = catalog.damages;
+        let is_meant = |superblock: &Superblock| asked.is_none_or(|asked| asked.0 == superblock.checkpoint);
+        let mut named = catalog.checkpoints;
+        for round in 0..2 {
+            for superblock in named.iter().filter(|superblock| is_meant(superblock)) {
+                let job = format::fnv1a(superblock.job_name.as_bytes());
+                match reader.manifest(job, superblock) {
+                    Ok(manifest) => {
+                        if round > 0 {
+                            damages.push(unnamed(dir, superblock));
+                        }
+                        return Ok((Arc::new(Self::new(dir, manifest, Arc::new(()))), damages));
+                    }
+                    Err(LoadFault::Refused(refusal)) => return Err(refusal),
+                    Err(LoadFault::Damaged(found)) => damages.extend(found),
+                }
+            }
+            if round == 0 {
+                named = reader.scan(&catalog.extent_numbers);
+            }
+        }
+        match (asked, damages.is_empty()) {
+            (None, true) => Err(RestoreError::NoCheckpoint { dir: dir.to_owned() }),
+            (Some(asked), true) => Err(RestoreError::NotHeld { dir: dir.to_owned(), asked }),
+            (_, false) => Err(RestoreError::AllDamaged { dir: dir.to_owned(), damages }),
+        }
+    }
+
+    /// The job it is of.
+    pub fn job_name(&self) -> &str {
+        &self.job_name
     }
 
     /// When it began, in milliseconds since the Unix epoch.
@@ -131,6 +222,33 @@ impl RestoredCheckpoint {
         Ok(index)
     }
 
+    /// The same as far as the page map can be read; what cannot is reported and passed over.
+    pub fn index_of_what_is_left(
+        &self,
+        io: &mut dyn Io,
+        arena: &Arena,
+        state: u64,
+        key_groups: KeyGroupRange,
+    ) -> Result<(PageIndex, Vec<Damage>), RestoreError> {
+        let (mut index, mut damages) = (PageIndex::default(), Vec::new());
+        for number in self.map_blocks_of(state, key_groups) {
+            let read = self.read_map_blocks(io, arena, &[number], |_, entry| {
+                let page = entry.page();
+                if page.state == state && key_groups.contains(crate::state::KeyGroup(page.key_group)) {
+                    // A delta whose image was named by a damaged block: that damage is told.
+                    let _ = index.map.apply_entry(&entry);
+                }
+                Ok(())
+            });
+            match read {
+                Ok(()) => {}
+                Err(RestoreError::MapDamaged { damage }) => damages.extend(*damage),
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        Ok((index, damages))
+    }
+
     /// Which blocks of the page map name pages of a state in some key groups, in the order in which they are applied.
     pub(crate) fn map_blocks_of(&self, state: u64, key_groups: KeyGroupRange) -> Vec<usize> {
         let blocks = self.map_blocks.iter().enumerate();
@@ -185,6 +303,18 @@ impl PageIndex {
     /// The pieces of one page, the image first; empty when there is no such page.
     pub fn pieces(&self, page: PageKey) -> &[PieceRef] {
         self.map.chain(page)
+    }
+}
+
+/// A manifest that was found although no superblock names it.
+fn unnamed(dir: &Path, found: &Superblock) -> Damage {
+    let lies = format!("its manifest was found at byte {}", found.manifest.offset);
+    Damage {
+        checkpoint: CheckpointId(found.checkpoint),
+        path: dir.join(format::extent_name(found.manifest.file)),
+        offset: found.manifest.offset,
+        what: "superblock".to_owned(),
+        fault: BlockFault::Malformed(format!("no readable superblock names this checkpoint, {lies}")),
     }
 }
 

@@ -11,7 +11,10 @@ pub enum CliError {
     /// The command line makes no sense.
     #[error("{0}")]
     Usage(String),
-    /// The command failed.
+    /// There is nothing to work on under the path that was given.
+    #[error("{0}")]
+    Unopened(String),
+    /// The command failed; what it looked at is damaged or different.
     #[error("{0}")]
     Failed(String),
     /// Everything was done, but some records could not be read.
@@ -22,9 +25,12 @@ pub enum CliError {
 impl CliError {
     /// A failure in the words of the part that failed, made one line.
     pub fn failed(error: impl std::fmt::Display) -> Self {
-        let text = error.to_string();
-        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        Self::Failed(lines.join(" "))
+        Self::Failed(one_line(&error.to_string()))
+    }
+
+    /// A path that leads to nothing usable, made one line.
+    pub fn unopened(error: impl std::fmt::Display) -> Self {
+        Self::Unopened(one_line(&error.to_string()))
     }
 
     /// The process's answer to whoever started it.
@@ -32,8 +38,13 @@ impl CliError {
         ExitCode::from(match self {
             Self::Shown(_) => 0,
             Self::Failed(_) => 1,
-            Self::Usage(_) => 2,
+            Self::Usage(_) | Self::Unopened(_) => 2,
             Self::PutAside(_) => 3,
         })
     }
+}
+
+fn one_line(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines.join(" ")
 }

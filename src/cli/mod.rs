@@ -1,6 +1,7 @@
 //! What can be asked of the program on its command line, and with which words and exit code it answers.
 //!
-//! Every refusal is one sentence on stderr. Exit codes: 0 done, 1 failed, 2 the command line makes no sense, 3 done, but records
+//! Every refusal is one sentence on stderr. Exit codes: 0 done, 1 failed (`checkpoints`: damaged, different), 2 the command line makes
+//! no sense (`checkpoints`: or nothing could be opened), 3 done, but records
 //! that could not be read were put aside; 130 on a second Ctrl-C.
 
 mod checkpoints;
@@ -27,13 +28,15 @@ struct Cli {
 }
 
 const EXIT_CODES: &str =
-    "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some records were put aside, 130 second Ctrl-C.
+    "Exit codes: 0 done, 1 failed (checkpoints: damaged or different), 2 wrong usage (checkpoints: or nothing to open), 3 done but some records were put aside, 130 second Ctrl-C.
 
 Examples:
   millstream                                             watch this machine for 20 s
   millstream run monitor --for forever                   watch it until Ctrl-C; run again to continue
   millstream run monitor --input cpu.csv net.csv         the same over metric files, to their end
-  millstream checkpoints verify ./millstream-state       read and check every byte of every checkpoint";
+  millstream run monitor --savepoint ./before-upgrade    watch it for 20 s and stop with a savepoint
+  millstream checkpoints verify ./millstream-state       read and check every byte of every checkpoint
+  millstream checkpoints inspect ./millstream-state      show which states it holds; export, diff and copy go further";
 
 #[derive(Subcommand)]
 enum Command {

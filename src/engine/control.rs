@@ -7,10 +7,11 @@ use super::handle::JobHandle;
 use super::host::{CheckpointFigures, JobShared, describe};
 use super::job_runtime::{CheckpointEnd, JobRuntime};
 use super::options::{JobOptions, SubmitError};
-use crate::checkpoint::{CheckpointSettings, StoreOptions};
+use super::savepoints::{JobSavepointError, SavepointRequest};
+use crate::checkpoint::{CheckpointId, CheckpointSettings, StoreOptions};
 use crate::graph::JobGraph;
 use crate::io::Io;
-use crate::job_manager::messages::{LoadReport, ToJobManager};
+use crate::job_manager::messages::{CheckpointOrder, LoadReport, ToJobManager};
 use crate::job_manager::{Attempt, JobEvent, JobId, JobManager, JobState, JobSubmission, TaskAddress, TaskState};
 use crate::memory::ArenaOptions;
 use crate::slot::{Doorbell, SlotEvent, SlotHandle, TaskExit};
@@ -35,8 +36,16 @@ pub(super) enum ControlCommand {
         options: Box<JobOptions>,
         reply: SyncSender<Result<JobHandle, SubmitError>>,
     },
-    Stop(JobId),
+    Stop {
+        job: JobId,
+        drain: bool,
+        savepoint: Option<SavepointRequest>,
+    },
     Cancel(JobId),
+    Savepoint {
+        job: JobId,
+        request: SavepointRequest,
+    },
     /// Ends the thread; jobs that still run are lost back to their last checkpoints.
     Shutdown,
 }
@@ -77,6 +86,8 @@ pub(super) struct Control {
     watchdog: Watchdog,
     slots: Vec<SlotHandle>,
     jobs: BTreeMap<JobId, JobRuntime>,
+    /// Jobs that have ended but for their savepoints.
+    lingering: Vec<Lingering>,
     names: TaskNames,
     reports: Arc<SegQueue<TaskReport>>,
     commands: ControlSender,
@@ -85,6 +96,13 @@ pub(super) struct Control {
     looked_ns: u64,
     busy_seen_ns: Vec<u64>,
     busy_permille: Vec<u16>,
+}
+
+/// A job whose last savepoint is still being written, and how it ended.
+struct Lingering {
+    runtime: JobRuntime,
+    state: JobState,
+    reason: Option<String>,
 }
 
 impl Control {
@@ -102,6 +120,7 @@ impl Control {
             task_manager: TaskManager::new(id, slots.len() as u32, machine.memory_bytes as u64, now_ns),
             watchdog: Watchdog::new(slots.len(), STALL_AFTER_NS, now_ns),
             jobs: BTreeMap::new(),
+            lingering: Vec::new(),
             names: TaskNames::new(),
             reports: Arc::new(SegQueue::new()),
             doorbell: commands.doorbell.clone(),
@@ -128,8 +147,13 @@ impl Control {
             }
             self.doorbell.withdraw();
         }
+        for Lingering { mut runtime, state, reason } in std::mem::take(&mut self.lingering) {
+            runtime.savepoints.abandon(io);
+            runtime.end(io, state, reason);
+        }
         for job in self.jobs.values_mut() {
             job.tell_all(&TaskCommand::Cancel);
+            job.savepoints.abandon(io);
             job.close(io);
             job.shared.update(|status| {
                 if !status.state.has_ended() {
@@ -152,7 +176,17 @@ impl Control {
                     // A host that no longer waits for the answer has dropped its job's handle already.
                     let _ = reply.send(self.submit(graph, &options, io, now_ns));
                 }
-                ControlCommand::Stop(job) => self.job_manager.stop_with_checkpoint(job, now_ns),
+                ControlCommand::Stop { job, drain, savepoint } => {
+                    if let Some(request) = savepoint {
+                        self.ask_savepoint(job, request);
+                    }
+                    self.job_manager.stop_with_checkpoint(job, drain, now_ns);
+                }
+                ControlCommand::Savepoint { job, request } => {
+                    if self.ask_savepoint(job, request) {
+                        self.job_manager.request_checkpoint(job, now_ns);
+                    }
+                }
                 ControlCommand::Cancel(job) => self.job_manager.cancel(job, now_ns),
                 ControlCommand::Shutdown => return false,
             }
@@ -173,7 +207,8 @@ impl Control {
     pub(super) fn has_waiting_input(&self) -> bool {
         !self.reports.is_empty()
             || !self.commands.commands.is_empty()
-            || self.jobs.values().any(|job| !job.pieces.is_empty())
+            || self.jobs.values().any(|job| !job.pieces.is_empty() || job.savepoints.is_ready)
+            || self.lingering.iter().any(|job| job.runtime.savepoints.is_ready)
     }
 
     /// When a step has something to do although nobody rings.
@@ -186,7 +221,7 @@ impl Control {
 
     fn sleep(&self) -> Duration {
         let (now_ns, wake_ns) = (self.clock.monotonic_ns(), self.wake_at_ns());
-        let busy = self.jobs.values().any(JobRuntime::store_is_busy);
+        let busy = !self.lingering.is_empty() || self.jobs.values().any(JobRuntime::store_is_busy);
         // A store waits for answers of the disk, which wake this thread; the bound only covers a lost one.
         let longest_ns = if busy { 5_000_000 } else { LOOK_EVERY_NS };
         Duration::from_nanos(wake_ns.saturating_sub(now_ns).min(longest_ns))
@@ -278,12 +313,45 @@ impl Control {
         for job in ids {
             let ended = self.jobs.get_mut(&job).and_then(|runtime| runtime.step_store(io, now_ns));
             if let Some(end) = ended {
-                self.checkpoint_ended(job, end, now_ns);
+                self.checkpoint_ended(job, end, io, now_ns);
             }
+        }
+        for job in self.jobs.values_mut() {
+            job.savepoints.step(io, now_ns);
+        }
+        for job in &mut self.lingering {
+            job.runtime.savepoints.step(io, now_ns);
+            job.runtime.step_store(io, now_ns);
+        }
+        let is_done = |job: &mut Lingering| !job.runtime.is_lingering();
+        for Lingering { mut runtime, state, reason } in self.lingering.extract_if(.., is_done) {
+            runtime.end(io, state, reason);
         }
     }
 
-    fn checkpoint_ended(&mut self, job: JobId, end: CheckpointEnd, now_ns: u64) {
+    /// Lets a savepoint wait for the job's next checkpoint; answers at once where there will be none.
+    fn ask_savepoint(&mut self, job: JobId, request: SavepointRequest) -> bool {
+        let SavepointRequest { dir, answer } = request;
+        match self.jobs.get_mut(&job) {
+            None => answer.end(Err(JobSavepointError::JobGone { dir, what: "the job has ended" })),
+            Some(runtime) if !runtime.has_store() => {
+                answer.end(Err(JobSavepointError::NoCheckpoints { job: runtime.graph.name.clone() }));
+            }
+            Some(runtime) => {
+                runtime.ask_savepoint(SavepointRequest { dir, answer });
+                return true;
+            }
+        }
+        false
+    }
+
+    fn checkpoint_ended(&mut self, job: JobId, end: CheckpointEnd, io: &mut dyn Io, now_ns: u64) {
+        if let Some(runtime) = self.jobs.get_mut(&job) {
+            runtime.serve_savepoints(&end, io);
+            if matches!(end, CheckpointEnd::Committed { .. }) {
+                runtime.tell_follower(now_ns);
+            }
+        }
         let message = match end {
             CheckpointEnd::Committed { id, new_bytes } => {
                 ToJobManager::CheckpointCommitted { job, id, size_bytes: new_bytes }
@@ -335,12 +403,25 @@ impl Control {
                 let wall_ms = self.clock.wall_ms();
                 let ended = self.jobs.get_mut(&job).and_then(|runtime| runtime.order(id, order, wall_ms, now_ns, io));
                 if let Some(end) = ended {
-                    self.checkpoint_ended(job, end, now_ns);
+                    self.checkpoint_ended(job, end, io, now_ns);
+                }
+                if order == CheckpointOrder::Abort {
+                    self.tell_savepoints_of_abort(job, id);
                 }
             }
             TaskManagerAction::BudgetReleased { .. } => {}
             // Both machines live in this process: neither can lose the other.
             TaskManagerAction::GiveUp => {}
+        }
+    }
+
+    fn tell_savepoints_of_abort(&mut self, job: JobId, id: CheckpointId) {
+        let history = self.job_manager.checkpoint_stats(job).map(|stats| &stats.history);
+        let failure = history
+            .and_then(|history| history.iter().rev().find(|record| record.id == id))
+            .and_then(|record| record.failure.as_ref().map(ToString::to_string));
+        if let Some(runtime) = self.jobs.get_mut(&job) {
+            runtime.savepoints.checkpoint_failed(id, failure.as_deref().unwrap_or("it was given up"));
         }
     }
 
@@ -351,6 +432,9 @@ impl Control {
             let is_restart = job.attempt != Attempt::default();
             job.attempt = attempt;
             job.starting.clear();
+            if is_restart {
+                job.savepoints.give_up_waiting("the job was restarted before: ask again");
+            }
             if is_restart && let Err(error) = job.reopen_store(io) {
                 let reason = format!("the state directory cannot be opened again: {error}");
                 return self.task_manager.on_task_failed(task, attempt, "checkpoint", &reason);
@@ -377,20 +461,21 @@ impl Control {
         let JobEvent::StateChanged { job, state, reason } = event else { return };
         self.refresh(*job);
         let Some(runtime) = self.jobs.get_mut(job) else { return };
-        if state.has_ended() {
-            // The directory is free before the host hears of the end: it may start the job again at once.
-            runtime.close(io);
+        if !state.has_ended() {
+            return runtime.shared.update(|status| {
+                status.state = *state;
+                if reason.is_some() {
+                    status.reason.clone_from(reason);
+                }
+            });
         }
-        let shared = runtime.shared.clone();
-        if state.has_ended() {
-            self.jobs.remove(job);
+        let Some(mut runtime) = self.jobs.remove(job) else { return };
+        runtime.savepoints.give_up_waiting("the job ended without another checkpoint");
+        runtime.finish_follower();
+        match runtime.is_lingering() {
+            true => self.lingering.push(Lingering { runtime, state: *state, reason: reason.clone() }),
+            false => runtime.end(io, *state, reason.clone()),
         }
-        shared.update(|status| {
-            status.state = *state;
-            if reason.is_some() {
-                status.reason.clone_from(reason);
-            }
-        });
     }
 
     /// Load for the next heartbeat, progress for the watchdog, figures for the host.

@@ -90,6 +90,7 @@ impl JobRuntime {
                     .then(|| InputGate::new(channels.inputs.remove(&(vertex, task.subtask)).unwrap_or_default())),
                 restore: self.restored().cloned(),
                 spill_path: self.spill_path(task),
+                dropping: self.dropping(vertex),
                 inbox,
                 reports,
             },

@@ -2,8 +2,10 @@
 
 use super::control::{ControlCommand, ControlSender};
 use super::host::{JobShared, JobStatus};
+use super::savepoints::{PendingSavepoint, SavepointRequest};
 use crate::job_manager::{JobId, JobState};
 use crate::metrics::{LatencySummary, Sample};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,7 +64,24 @@ impl JobHandle {
 
     /// Takes a final checkpoint and ends the job when it is durable; another run continues from it. Does not wait.
     pub fn stop(&self) {
-        self.control.send(ControlCommand::Stop(self.job));
+        self.control.send(ControlCommand::Stop { job: self.job, drain: false, savepoint: None });
+    }
+
+    /// Takes a savepoint: a copy of the job's next checkpoint, which is begun now, in the directory `dir`, which must not exist. The
+    /// job goes on meanwhile. Does not wait; ask the answer.
+    pub fn savepoint(&self, dir: impl Into<PathBuf>) -> PendingSavepoint {
+        let (request, answer) = asked(dir);
+        self.control.send(ControlCommand::Savepoint { job: self.job, request });
+        answer
+    }
+
+    /// Stops the job with a final checkpoint and copies that into the directory `dir`, which must not exist. With `drain` the job
+    /// ends as if its inputs had: every window and every timer fires first, which only makes sense for a job that is not meant to
+    /// go on (Flink `stop --drain`). The job has ended for the host when the savepoint has. Does not wait.
+    pub fn stop_with_savepoint(&self, dir: impl Into<PathBuf>, drain: bool) -> PendingSavepoint {
+        let (request, answer) = asked(dir);
+        self.control.send(ControlCommand::Stop { job: self.job, drain, savepoint: Some(request) });
+        answer
     }
 
     /// Ends the job at once, losing what was not checkpointed. Does not wait.
@@ -94,4 +113,9 @@ impl JobHandle {
             state => Ok(JobOutcome { state, status }),
         }
     }
+}
+
+fn asked(dir: impl Into<PathBuf>) -> (SavepointRequest, PendingSavepoint) {
+    let answer = PendingSavepoint::new();
+    (SavepointRequest { dir: dir.into(), answer: answer.clone() }, answer)
 }

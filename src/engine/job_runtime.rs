@@ -5,19 +5,20 @@
 
 use super::control::Machine;
 use super::host::JobShared;
-use super::options::{CheckpointOptions, JobOptions, SubmitError};
+use super::options::{CheckpointOptions, FromSavepoint, JobOptions, SubmitError};
+use super::savepoints::{JobSavepoints, SavepointRequest};
 use crate::checkpoint::{
-    CheckpointId, CheckpointKind, CheckpointPlan, CheckpointStore, ImagesNeeded, JobIdentity, PieceBlock, RestoreError,
-    RestoredCheckpoint, SnapshotKind, StoreEvent, StoreOptions, SubtaskSnapshot,
+    CheckpointFollower, CheckpointId, CheckpointKind, CheckpointPlan, CheckpointStore, ImagesNeeded, JobIdentity,
+    PieceBlock, RestoreError, RestoredCheckpoint, SnapshotKind, StoreEvent, StoreOptions, SubtaskSnapshot,
 };
 use crate::graph::{JobGraph, Partitioning, VertexId, VertexInput};
 use crate::io::Io;
 use crate::job_manager::messages::CheckpointOrder;
-use crate::job_manager::{Attempt, SlotIndex, TaskAddress};
+use crate::job_manager::{Attempt, JobState, SlotIndex, TaskAddress};
 use crate::memory::{Arena, MemoryBudget};
 use crate::slot::Share;
 use crate::state::default_max_parallelism;
-use crate::task::{ImageRequest, TaskCommand, TaskInbox};
+use crate::task::{Dropping, ImageRequest, TaskCommand, TaskInbox, states_in_words};
 use crossbeam_queue::ArrayQueue;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -46,7 +47,13 @@ pub(super) struct JobRuntime {
     pub(super) attempt: Attempt,
     pub(super) starting: BTreeMap<TaskAddress, SlotIndex>,
     pub(super) inboxes: BTreeMap<TaskAddress, Arc<TaskInbox>>,
+    pub(super) savepoints: JobSavepoints,
+    /// The newest checkpoint that was triggered.
+    triggered: CheckpointId,
     store: Option<JobStore>,
+    allow_dropped_state: bool,
+    /// Where the job starts from while its own directory holds no checkpoint.
+    from: Option<FromSavepoint>,
     restored: Option<Arc<RestoredCheckpoint>>,
     /// All tasks have acknowledged this checkpoint; it is sealed once the last block has reached the store.
     sealing: Option<CheckpointId>,
@@ -56,6 +63,7 @@ pub(super) struct JobRuntime {
 
 struct JobStore {
     dir: PathBuf,
+    follower: Option<Arc<dyn CheckpointFollower>>,
     options: StoreOptions,
     /// `None` while it is closed between two attempts.
     open: Option<CheckpointStore>,
@@ -112,13 +120,21 @@ impl JobRuntime {
             attempt: Attempt::default(),
             starting: BTreeMap::new(),
             inboxes: BTreeMap::new(),
+            savepoints: JobSavepoints::default(),
+            triggered: CheckpointId::default(),
+            from: options.from_savepoint.clone(),
             store: options.checkpoints.as_ref().map(|options| JobStore::new(options, machine.store)),
+            allow_dropped_state: options.checkpoints.as_ref().is_some_and(|options| options.allow_dropped_state),
             restored: None,
             sealing: None,
             held_block: None,
             graph: Arc::new(graph),
         };
-        runtime.open_store(io)?;
+        if let (Some(held), Some(from)) = (runtime.open_store(io)?, &options.from_savepoint) {
+            let (dir, savepoint) = (runtime.store_dir(), from.dir.clone());
+            runtime.close(io);
+            return Err(SubmitError::SavepointNotNeeded { dir, held, savepoint });
+        }
         if let Some(restored) = &runtime.restored {
             let stored = restored.max_parallelism();
             match options.max_parallelism {
@@ -132,6 +148,10 @@ impl JobRuntime {
             if let Err(error) = runtime.graph.validate(parallelism, stored) {
                 runtime.close(io);
                 return Err(error.into());
+            }
+            if let Err(error) = runtime.check_operators() {
+                runtime.close(io);
+                return Err(error);
             }
         }
         Ok(runtime)
@@ -156,8 +176,72 @@ impl JobRuntime {
 
     /// Opens the store again after an attempt that failed, to start from the newest checkpoint there is now.
     pub(super) fn reopen_store(&mut self, io: &mut dyn Io) -> Result<(), RestoreError> {
+        let pins = self.open_store_mut().map(CheckpointStore::take_pins).unwrap_or_default();
         self.close(io);
-        self.open_store(io)
+        self.open_store(io)?;
+        if let Some(store) = self.open_store_mut() {
+            store.adopt_pins(pins);
+        }
+        Ok(())
+    }
+
+    /// Whether its checkpoints are durable.
+    pub(super) fn has_store(&self) -> bool {
+        self.store.is_some()
+    }
+
+    /// Lets a savepoint wait for the next checkpoint that is triggered.
+    pub(super) fn ask_savepoint(&mut self, request: SavepointRequest) {
+        self.savepoints.ask(request, self.triggered);
+    }
+
+    /// Those who wait for this checkpoint get their copies, or hear that there is none.
+    pub(super) fn serve_savepoints(&mut self, end: &CheckpointEnd, io: &mut dyn Io) {
+        match end {
+            CheckpointEnd::Failed { id, reason } => self.savepoints.checkpoint_failed(*id, reason),
+            CheckpointEnd::Committed { id, .. } if self.savepoints.wait_for(*id) => {
+                let Some(store) = &mut self.store else { return };
+                if let Some(pinned) = store.open.as_mut().and_then(CheckpointStore::pin_newest) {
+                    let JobRuntime { arena, savepoints, .. } = self;
+                    savepoints.begin(io, arena, &pinned, store.options);
+                }
+            }
+            CheckpointEnd::Committed { .. } => {}
+        }
+    }
+
+    /// The newest checkpoint goes to who follows them, if he is ready for it.
+    pub(super) fn tell_follower(&mut self, now_ns: u64) {
+        let Some(JobStore { follower: Some(follower), open: Some(store), .. }) = &mut self.store else { return };
+        if follower.wants(now_ns)
+            && let Some(files) = store.newest_files()
+        {
+            follower.follow(files, now_ns);
+        }
+    }
+
+    /// The job has ended: its last checkpoint is the last to be carried.
+    pub(super) fn finish_follower(&mut self) {
+        if let Some(JobStore { follower: Some(follower), open: Some(store), .. }) = &mut self.store {
+            follower.finish(store.newest_files());
+        }
+    }
+
+    /// Whether savepoints are being written, or checkpoints carried elsewhere.
+    pub(super) fn is_lingering(&self) -> bool {
+        let follower = self.store.as_ref().and_then(|store| store.follower.as_ref());
+        self.savepoints.are_copied() || follower.is_some_and(|follower| follower.is_busy())
+    }
+
+    /// The job is over, its savepoints too: the directory is free before the host hears of it, which may start the job again at once.
+    pub(super) fn end(&mut self, io: &mut dyn Io, state: JobState, reason: Option<String>) {
+        self.close(io);
+        self.shared.update(|status| {
+            status.state = state;
+            if reason.is_some() {
+                status.reason = reason;
+            }
+        });
     }
 
     /// The tasks are deployed and hold the checkpoint they start from by themselves, until they have read it.
@@ -175,11 +259,11 @@ impl JobRuntime {
         io: &mut dyn Io,
     ) -> Option<CheckpointEnd> {
         match order {
-            CheckpointOrder::Trigger(kind) => {
+            CheckpointOrder::Trigger { kind, drain } => {
                 if let Some(store) = self.open_store_mut() {
                     store.finish_loading(io);
                 }
-                self.trigger(id, kind, wall_ms, now_ns)
+                self.trigger(id, kind, drain, wall_ms, now_ns)
             }
             CheckpointOrder::Commit => {
                 self.sealing = Some(id);
@@ -238,8 +322,8 @@ impl JobRuntime {
 
     /// Whether the store has work under way.
     pub(super) fn store_is_busy(&self) -> bool {
-        let open = self.store.as_ref().and_then(|store| store.open.as_ref());
-        open.is_some_and(|store| store.in_progress().is_some() || store.is_loading())
+        let works = |store: &CheckpointStore| store.in_progress().is_some() || store.is_loading();
+        self.store.as_ref().and_then(|store| store.open.as_ref()).is_some_and(works) || self.savepoints.are_copied()
     }
 
     /// Closes the store and lets the directory's lock go. Waits for operations in flight.
@@ -259,9 +343,17 @@ impl JobRuntime {
         }
     }
 
-    fn trigger(&mut self, id: CheckpointId, kind: CheckpointKind, wall_ms: i64, now_ns: u64) -> Option<CheckpointEnd> {
+    fn trigger(
+        &mut self,
+        id: CheckpointId,
+        kind: CheckpointKind,
+        drain: bool,
+        wall_ms: i64,
+        now_ns: u64,
+    ) -> Option<CheckpointEnd> {
         let (max_parallelism, parallelism) = (self.max_parallelism, self.parallelism);
         let vertices = self.graph.vertices.iter().map(|vertex| (vertex.name.clone(), parallelism)).collect();
+        self.triggered = id;
         let mut images = ImageRequest::None;
         if let Some(store) = self.open_store_mut() {
             let needed = store.pages_needing_images();
@@ -278,21 +370,66 @@ impl JobRuntime {
                 ImagesNeeded::Pages(pages) => ImageRequest::Pages(pages.into()),
             };
         }
-        self.tell_all(&TaskCommand::Trigger { id, images, stop: kind == CheckpointKind::Final });
+        self.tell_all(&TaskCommand::Trigger { id, images, stop: kind == CheckpointKind::Final, drain });
         None
     }
 
-    fn open_store(&mut self, io: &mut dyn Io) -> Result<(), RestoreError> {
-        let Some(store) = &mut self.store else { return Ok(()) };
+    /// Finds where the job starts from: its newest checkpoint, whose number is returned; else the savepoint it was given.
+    fn open_store(&mut self, io: &mut dyn Io) -> Result<Option<CheckpointId>, RestoreError> {
         let identity = JobIdentity { name: self.graph.name.clone() };
-        // Damage that was found while it was in use: this time nothing is believed unread.
-        let verify_everything = store.suspicion.as_ref().is_some_and(|suspicion| suspicion.load(Ordering::Acquire));
-        let options = StoreOptions { verify_everything, ..store.options };
-        let opened = CheckpointStore::open(io, &self.arena, &store.dir, &identity, options)?;
-        store.open = Some(opened.store);
-        store.suspicion = opened.restored.as_ref().map(|restored| restored.suspicion());
-        self.restored = opened.restored;
-        Ok(())
+        self.restored = None;
+        if let Some(store) = &mut self.store {
+            // Damage that was found while it was in use: this time nothing is believed unread.
+            let verify_everything = store.suspicion.as_ref().is_some_and(|suspicion| suspicion.load(Ordering::Acquire));
+            let options = StoreOptions { verify_everything, ..store.options };
+            let opened = CheckpointStore::open(io, &self.arena, &store.dir, &identity, options)?;
+            store.open = Some(opened.store);
+            store.suspicion = opened.restored.as_ref().map(|restored| restored.suspicion());
+            self.restored = opened.restored;
+        }
+        let held = self.restored.as_ref().map(|restored| restored.id());
+        if let (None, Some(from)) = (held, &self.from) {
+            let asked = (!from.of_any_job).then_some(self.graph.name.as_str());
+            match RestoredCheckpoint::of_savepoint(io, &self.arena, &from.dir, asked) {
+                Ok(savepoint) => {
+                    if let Some(store) = self.open_store_mut() {
+                        store.number_after(savepoint.id());
+                    }
+                    self.restored = Some(savepoint);
+                }
+                Err(error) => {
+                    self.close(io);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(held)
+    }
+
+    fn store_dir(&self) -> PathBuf {
+        self.store.as_ref().map_or_else(PathBuf::new, |store| store.dir.clone())
+    }
+
+    /// Whether every operator that the checkpoint holds state of is still there. Which states an operator has is known to its tasks alone.
+    fn check_operators(&self) -> Result<(), SubmitError> {
+        let Some(restored) = self.restored.as_ref().filter(|_| !self.allow_dropped_state) else { return Ok(()) };
+        let is_gone = |operator: &str| !self.graph.keyed_operators.iter().any(|(name, _)| name == operator);
+        let states = states_in_words(restored.states().iter().filter(|state| is_gone(&state.operator)));
+        if states.is_empty() {
+            return Ok(());
+        }
+        Err(SubmitError::StateDropped { job: self.graph.name.clone(), checkpoint: restored.id().0, states })
+    }
+
+    /// The states of the checkpoint that tasks of a vertex answer for: those of its operators; the first vertex also for operators that are
+    /// gone.
+    pub(super) fn dropping(&self, vertex: VertexId) -> Dropping {
+        let states = self.restored.as_ref().map_or(&[][..], |restored| restored.states());
+        let answers_for = states.iter().filter(|state| {
+            let keyed = self.graph.keyed_operators.iter().find(|(name, _)| *name == state.operator);
+            keyed.map_or(VertexId(0), |&(_, vertex)| vertex) == vertex
+        });
+        Dropping { answers_for: answers_for.map(|state| state.id).collect(), is_allowed: self.allow_dropped_state }
     }
 
     fn open_store_mut(&mut self) -> Option<&mut CheckpointStore> {
@@ -303,7 +440,8 @@ impl JobRuntime {
 impl JobStore {
     fn new(options: &CheckpointOptions, store_options: StoreOptions) -> Self {
         let store_options = StoreOptions { retained_count: options.retained, ..store_options };
-        Self { dir: options.dir.clone(), options: store_options, open: None, suspicion: None }
+        let (dir, follower) = (options.dir.clone(), options.follower.clone());
+        Self { dir, follower, options: store_options, open: None, suspicion: None }
     }
 }
 

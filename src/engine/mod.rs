@@ -10,10 +10,12 @@ mod handle;
 mod host;
 mod job_runtime;
 mod options;
+mod savepoints;
 mod stepped;
 
 pub use builder::{Engine, EngineBuilder, EngineError};
 pub use handle::{JobError, JobHandle, JobOutcome};
 pub use host::{CheckpointFigures, JobStatus};
-pub use options::{CheckpointOptions, JobOptions, SubmitError};
+pub use options::{CheckpointOptions, FromSavepoint, JobOptions, SubmitError};
+pub use savepoints::{JobSavepointError, PendingSavepoint};
 pub(crate) use stepped::SteppedEngine;

@@ -1,10 +1,11 @@
 //! What a host may say about a job when it submits it, and why a job is refused.
 
-use crate::checkpoint::{RestoreError, StoreOptions};
+use crate::checkpoint::{CheckpointFollower, CheckpointId, RestoreError, StoreOptions};
 use crate::graph::GraphError;
 use crate::job_manager::{RestartPolicy, SubmissionError};
 use crate::source::SourceError;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How a job runs. `JobOptions::default()` is a job without checkpoints on all slots.
@@ -26,6 +27,18 @@ pub struct JobOptions {
     pub restart: RestartPolicy,
     /// Where and how often its state is made durable; `None`: never, and a restart begins from nothing.
     pub checkpoints: Option<CheckpointOptions>,
+    /// Start from this savepoint instead of from nothing.
+    pub from_savepoint: Option<FromSavepoint>,
+}
+
+/// The savepoint, or other checkpoint directory, that a job starts from. It is only read: it may lie on a read-only medium, and must
+/// stay until the job has read its state.
+#[derive(Clone, Debug)]
+pub struct FromSavepoint {
+    /// The directory.
+    pub dir: PathBuf,
+    /// Whether it may have been taken from a job of another name.
+    pub of_any_job: bool,
 }
 
 /// Where and how often checkpoints are taken.
@@ -37,6 +50,11 @@ pub struct CheckpointOptions {
     pub interval: Duration,
     /// How many are kept, at least 2.
     pub retained: usize,
+    /// Whether the job may start from a checkpoint that holds state which the program does not use any more. That state is then left out of
+    /// the next checkpoints.
+    pub allow_dropped_state: bool,
+    /// Who carries them elsewhere.
+    pub follower: Option<Arc<dyn CheckpointFollower>>,
 }
 
 impl Default for JobOptions {
@@ -50,14 +68,28 @@ impl Default for JobOptions {
             expected_run_ms: None,
             restart: RestartPolicy::default(),
             checkpoints: None,
+            from_savepoint: None,
         }
+    }
+}
+
+impl FromSavepoint {
+    /// The savepoint of a job of the same name.
+    pub fn in_dir(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into(), of_any_job: false }
+    }
+
+    /// The same, of a job of any name.
+    pub fn of_any_job(self) -> Self {
+        Self { of_any_job: true, ..self }
     }
 }
 
 impl CheckpointOptions {
     /// A checkpoint into `dir` every `interval`, three of them kept.
     pub fn every(dir: impl Into<PathBuf>, interval: Duration) -> Self {
-        Self { dir: dir.into(), interval, retained: StoreOptions::default().retained_count }
+        let retained = StoreOptions::default().retained_count;
+        Self { dir: dir.into(), interval, retained, allow_dropped_state: false, follower: None }
     }
 }
 
@@ -73,6 +105,18 @@ pub enum SubmitError {
     /// Its state cannot be restored.
     #[error(transparent)]
     Restore(#[from] RestoreError),
+    /// The job has gone on since that savepoint.
+    #[error(
+        "\"{dir}\" holds checkpoint {held} already, so savepoint \"{savepoint}\" is not read: leave the savepoint out to go on from there, or give an empty checkpoint directory to start from the savepoint"
+    )]
+    SavepointNotNeeded {
+        /// The checkpoint directory.
+        dir: PathBuf,
+        /// Its newest checkpoint.
+        held: CheckpointId,
+        /// The savepoint that was asked for.
+        savepoint: PathBuf,
+    },
     /// A source cannot list its splits.
     #[error("source \"{source_name}\": {error}")]
     Source {
@@ -92,6 +136,19 @@ pub enum SubmitError {
         stored: u16,
         /// In the options.
         asked: u16,
+    },
+    /// The checkpoint holds state of operators that the program does not have.
+    #[error(
+        "checkpoint {checkpoint} of job \"{job}\" holds state that the program does not use: {states}; give the operators their former names, \
+         or allow dropped state (`--allow-dropped-state`) to go on without it"
+    )]
+    StateDropped {
+        /// The job.
+        job: String,
+        /// The checkpoint.
+        checkpoint: u64,
+        /// Which states: `"state" of operator "name", ...`.
+        states: String,
     },
     /// Not even the channels between the tasks fit.
     #[error(

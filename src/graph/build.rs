@@ -49,6 +49,9 @@ pub trait SourceRoot: ChainRoot {
     /// Reads a bounded number of records and passes them down the chain with their watermarks.
     fn read(&mut self, cx: &mut ChainContext<'_>) -> SourceStep;
 
+    /// Passes on the last watermark although the splits have not ended; nothing is read after it.
+    fn drain(&mut self, cx: &mut ChainContext<'_>);
+
     /// When to read again although no doorbell rings.
     fn wake_at_ns(&self) -> Option<u64>;
 }

@@ -76,6 +76,8 @@ pub struct JobGraph {
     pub edges: Vec<Edge>,
     /// The names of sources, stateful operators and sinks; unique.
     pub operators: Vec<String>,
+    /// The operators with keyed state, and the vertex each runs in.
+    pub keyed_operators: Vec<(String, VertexId)>,
 }
 
 /// Why a job cannot run as it is written.

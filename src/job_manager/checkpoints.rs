@@ -71,7 +71,7 @@ impl JobManager {
         if !job.coordinator.is_resumed() {
             let participants = job.participants();
             job.coordinator.resume(participants, random, now_ns);
-            if job.ending == Ending::Stop {
+            if matches!(job.ending, Ending::Stop { .. }) {
                 job.coordinator.request(CheckpointKind::Final);
             }
         }
@@ -107,7 +107,11 @@ impl JobManager {
 
     fn carry_out(&mut self, job: JobId, action: CheckpointAction, now_ns: u64) {
         let (id, order) = match &action {
-            CheckpointAction::Trigger { id, kind } => (*id, CheckpointOrder::Trigger(*kind)),
+            CheckpointAction::Trigger { id, kind } => {
+                let ending = self.jobs.get(&job).map(|job| job.ending);
+                let drain = *kind == CheckpointKind::Final && ending == Some(Ending::Stop { drain: true });
+                (*id, CheckpointOrder::Trigger { kind: *kind, drain })
+            }
             CheckpointAction::Commit { id } => (*id, CheckpointOrder::Commit),
             CheckpointAction::NotifyComplete { id, kind } => (*id, CheckpointOrder::NotifyComplete(*kind)),
             CheckpointAction::Abort { id, .. } => (*id, CheckpointOrder::Abort),
@@ -125,7 +129,7 @@ impl JobManager {
 
     /// The last checkpoint is durable. Drained tasks finish by themselves; a stopped job's tasks are told to.
     fn on_final_complete(&mut self, id: JobId, now_ns: u64) {
-        let Some(job) = self.jobs.get_mut(&id).filter(|job| job.ending == Ending::Stop) else { return };
+        let Some(job) = self.jobs.get_mut(&id).filter(|job| matches!(job.ending, Ending::Stop { .. })) else { return };
         if job.then != Then::End(JobState::Canceled) {
             job.then = Then::End(JobState::Suspended);
         }
@@ -143,9 +147,14 @@ impl JobManager {
             // It is asked for again when the job runs again.
             (_, AbortReason::NotAllRunning(_)) | (Ending::No, _) => {}
             (Ending::Drained, _) => job.until_ns = Some(retry_ns),
-            (Ending::Stop, _) => {
+            (Ending::Stop { drain }, _) => {
                 job.ending = Ending::No;
-                self.events.push(JobEvent::StopFailed { job: id, reason: reason.to_string() });
+                let reason = reason.to_string();
+                self.events.push(JobEvent::StopFailed { job: id, reason: reason.clone() });
+                if drain {
+                    // Timers have fired that would not have fired yet: only the last checkpoint brings that back (as in Flink).
+                    self.fail(id, format!("it was drained and its last checkpoint failed: {reason}"), now_ns);
+                }
             }
         }
     }

@@ -42,8 +42,8 @@ pub(super) enum Ending {
     No,
     /// All its inputs have ended.
     Drained,
-    /// Somebody asked for stop-with-checkpoint.
-    Stop,
+    /// Somebody asked for stop-with-checkpoint; with `drain` as if all inputs had ended.
+    Stop { drain: bool },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -26,9 +26,10 @@ impl JobManager {
         }
     }
 
-    /// Takes a final checkpoint and ends the job when it is durable (Flink stop-with-savepoint, without drain: no timer fires that
-    /// would not have fired). If that checkpoint fails the job goes on, and `JobEvent::StopFailed` says why.
-    pub fn stop_with_checkpoint(&mut self, id: JobId, now_ns: u64) {
+    /// Takes a final checkpoint and ends the job when it is durable (Flink stop-with-savepoint). With `drain` sources send the last
+    /// watermark first, so that every window and timer fires; without, none fires that would not have fired. If the checkpoint fails
+    /// the job goes on, a drained one from its last checkpoint, and `JobEvent::StopFailed` says why.
+    pub fn stop_with_checkpoint(&mut self, id: JobId, drain: bool, now_ns: u64) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         match job.state {
             // It has nothing that its last checkpoint does not have.
@@ -38,7 +39,7 @@ impl JobManager {
             }
             JobState::Running | JobState::Failing | JobState::Restarting => {
                 if job.ending == Ending::No {
-                    job.ending = Ending::Stop;
+                    job.ending = Ending::Stop { drain };
                     job.coordinator.request(CheckpointKind::Final);
                 }
                 self.step_checkpoints(id, now_ns);

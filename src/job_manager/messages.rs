@@ -158,8 +158,13 @@ pub enum ToTaskManager {
 /// What is to be done about a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckpointOrder {
-    /// Sources: send its barrier.
-    Trigger(CheckpointKind),
+    /// Sources: send its barrier; before it, with `drain`, the last watermark.
+    Trigger {
+        /// Why it is taken.
+        kind: CheckpointKind,
+        /// Whether the job ends as if its inputs had.
+        drain: bool,
+    },
     /// Store: all tasks have acknowledged, make it durable.
     Commit,
     /// Tasks: it is durable, publish. After a `Final` one drained tasks finish.

@@ -137,7 +137,7 @@ impl World {
     fn obey(&mut self, job: JobId, id: CheckpointId, order: CheckpointOrder) {
         self.orders.push((id, order));
         match (order, self.store) {
-            (CheckpointOrder::Trigger(_), _) if self.acknowledges => {
+            (CheckpointOrder::Trigger { .. }, _) if self.acknowledges => {
                 let tasks: Vec<_> = self.running.keys().copied().filter(|task| task.job == job).collect();
                 tasks.into_iter().for_each(|task| self.tell(ToJobManager::CheckpointAcknowledged { task, id }));
             }
@@ -384,7 +384,8 @@ fn a_drained_job_takes_a_final_checkpoint_and_finishes() {
     assert_eq!(world.state(id), JobState::Finished);
     let one = CheckpointId(1);
     let notified = CheckpointOrder::NotifyComplete(CheckpointKind::Final);
-    let orders = [CheckpointOrder::Trigger(CheckpointKind::Final), CheckpointOrder::Commit, notified];
+    let orders =
+        [CheckpointOrder::Trigger { kind: CheckpointKind::Final, drain: false }, CheckpointOrder::Commit, notified];
     assert_eq!(world.orders, orders.map(|order| (one, order)));
     assert_eq!(world.tm.budgets().free_bytes(), 100 * MIB);
 }
@@ -503,7 +504,7 @@ fn messages_about_unknown_jobs_and_tasks_change_nothing() {
     world.tell(ToJobManager::CheckpointAcknowledged { task: task(id, 9, 0), id: CheckpointId(1) });
     world.tell(ToJobManager::CheckpointDeclined { task: task(id, 0, 0), id: CheckpointId(9), reason: "x".into() });
     world.jm.cancel(JobId(9), 0);
-    world.jm.stop_with_checkpoint(JobId(9), 0);
+    world.jm.stop_with_checkpoint(JobId(9), false, 0);
     assert_eq!(world.state(id), JobState::Running);
 }
 
@@ -591,7 +592,7 @@ fn a_task_that_does_not_stop_within_the_grace_period_is_named_once_with_its_slot
 fn a_stopped_job_takes_a_final_checkpoint_and_is_suspended() {
     let mut world = World::new();
     let id = world.submit(job("a"));
-    world.jm.stop_with_checkpoint(id, 0);
+    world.jm.stop_with_checkpoint(id, false, 0);
     world.run();
     assert_eq!(world.state(id), JobState::Suspended);
     let last = world.orders.last().unwrap();
@@ -604,7 +605,7 @@ fn a_job_whose_final_checkpoint_fails_is_not_stopped_and_says_so() {
     let mut world = World::new();
     let id = world.submit(job("a"));
     world.store = Store::Full;
-    world.jm.stop_with_checkpoint(id, 0);
+    world.jm.stop_with_checkpoint(id, false, 0);
     world.run();
     assert_eq!(world.state(id), JobState::Running);
     let reason = "the store failed: disk full".into();
@@ -618,7 +619,7 @@ fn a_job_that_does_not_run_is_suspended_at_once() {
     let waiting = world.submit(job("b"));
     world.fail(task(running, 0, 0));
     for id in [running, waiting] {
-        world.jm.stop_with_checkpoint(id, 0);
+        world.jm.stop_with_checkpoint(id, false, 0);
         assert_eq!(world.state(id), JobState::Suspended);
     }
 }
@@ -629,7 +630,7 @@ fn a_stop_that_a_failure_interrupts_is_carried_out_after_the_restart() {
     let id = world.submit(job("a"));
     world.stuck.insert(task(id, 0, 0));
     world.fail(task(id, 1, 0));
-    world.jm.stop_with_checkpoint(id, 0);
+    world.jm.stop_with_checkpoint(id, false, 0);
     world.stuck.clear();
     world.stop(task(id, 0, 0));
     world.advance(1_000);
@@ -641,7 +642,7 @@ fn a_final_checkpoint_that_a_failure_aborts_is_asked_for_again_after_the_restart
     let mut world = World::new();
     let id = world.submit(job("a"));
     world.acknowledges = false;
-    world.jm.stop_with_checkpoint(id, 0);
+    world.jm.stop_with_checkpoint(id, false, 0);
     world.run();
     world.fail(task(id, 1, 0));
     world.acknowledges = true;
@@ -655,7 +656,7 @@ fn a_restarting_job_whose_last_commit_is_under_way_is_suspended_with_it() {
     let mut world = World::new();
     let id = world.submit(job("a"));
     world.store = Store::Silent;
-    world.jm.stop_with_checkpoint(id, 0);
+    world.jm.stop_with_checkpoint(id, false, 0);
     world.run();
     world.fail(task(id, 1, 0));
     assert_eq!(world.state(id), JobState::Restarting);
@@ -770,7 +771,7 @@ fn live_through(seed: u64) -> World {
             }
             3..6 => victim.into_iter().for_each(|task| world.fail(task)),
             6 => world.jm.cancel(job_id, world.now_ns),
-            7 => world.jm.stop_with_checkpoint(job_id, world.now_ns),
+            7 => world.jm.stop_with_checkpoint(job_id, false, world.now_ns),
             8 => world.stuck.extend(victim),
             9 => world.store = [Store::Full, Store::Silent, Store::Commits][draw(3) as usize],
             10 => world.unstick(),

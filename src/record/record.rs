@@ -9,6 +9,20 @@ use rkyv::util::AlignedVec;
 
 /// A type that can cross from one task to another.
 ///
+/// A struct with padding, or with a field that is no plain number, does not compile:
+///
+/// ```compile_fail,E0080
+/// #[derive(millstream::Record, Clone, Copy)]
+/// #[repr(C)]
+/// struct Padded { small: u8, large: u64 }
+/// ```
+///
+/// ```compile_fail,E0277
+/// #[derive(millstream::Record, Clone, Copy)]
+/// #[repr(C)]
+/// struct Flagged { flag: bool }
+/// ```
+///
 /// Implemented by `#[derive(Record)]`, and for every `bytemuck::Pod` type that says what it consists of (numbers, arrays of numbers).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot travel between tasks: it is not a record",

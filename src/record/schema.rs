@@ -27,6 +27,14 @@ use std::fmt::Write;
 /// enum Order { Empty, Of { items: Vec<Item> }, Again(u64) }
 /// assert_eq!(schema_of::<Order>(), "Order{Empty | Of(items: Vec<Item{name: String, prices: Vec<f64>}>) | Again(0: u64)}");
 /// ```
+///
+/// A type that contains one which cannot say so does not compile:
+///
+/// ```compile_fail,E0277
+/// struct Unknown(u64);
+/// #[derive(millstream::Schema)]
+/// struct Holder { unknown: Unknown }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot say what it consists of, so a change of it could not be noticed at restore",
     note = "derive it: `#[derive(Record)]` for a record, `#[derive(millstream::Schema)]` for anything else that is kept in state"

@@ -1,6 +1,8 @@
 //! One accumulator per key, to which records of another type are added. Semantics: Flink `AggregatingState`.
 
-use super::{ExpiringValue, Hashed, StateBackend, StateClock, StateError, StateTtl, ValuePerKey, ValueState};
+use super::{
+    ExpiringValue, Hashed, StateBackend, StateClock, StateError, StateTtl, StateValue, ValuePerKey, ValueState,
+};
 use crate::operator::Aggregate;
 use crate::record::Key;
 use std::marker::PhantomData;
@@ -38,6 +40,11 @@ impl StateBackend {
 }
 
 impl<K: ?Sized, V, A: Aggregate<V>, S: ValuePerKey<K, A::Accumulator>> AggregatingState<K, V, A, S> {
+    /// As `ValueState::migrate_from`, for the accumulators.
+    pub fn migrate_from<Old: StateValue>(self, convert: impl Fn(Old) -> A::Accumulator + 'static) -> Self {
+        Self { accumulators: self.accumulators.migrate_from(convert), ..self }
+    }
+
     /// Adds a record.
     #[inline]
     pub fn add(&self, key: &Hashed<K>, record: &V) -> Result<(), StateError> {

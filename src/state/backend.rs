@@ -8,6 +8,7 @@
 use super::directory::Directories;
 use super::layout::Layout;
 use super::layout_text::layout_hash;
+use super::migrate::Migrating;
 use super::page_hash::name_hash;
 use super::pager::Pager;
 use super::residency::{Residency, give_up_task};
@@ -38,6 +39,9 @@ pub struct StateBackend {
     restoring: Vec<Restoring>,
     pub(super) pager: Option<Rc<RefCell<Pager>>>,
     pub(super) warm_up: Option<WarmUp>,
+    pub(super) migrating: Vec<Migrating>,
+    /// Pages of the checkpoint restored from that the next snapshot declares gone.
+    pub(super) gone: Vec<PageKey>,
 }
 
 /// What a state registers itself as.
@@ -78,6 +82,8 @@ impl StateBackend {
             restoring: Vec::new(),
             pager: None,
             warm_up: None,
+            migrating: Vec::new(),
+            gone: Vec::new(),
         }
     }
 
@@ -91,7 +97,12 @@ impl StateBackend {
             self.warm_up = Some(WarmUp::Index);
         }
         let pager = Rc::new(RefCell::new(Pager::new(io, self.arena.clone(), restored, spill_path)));
-        self.tables.iter().for_each(|table| table.borrow_mut().attach(&pager));
+        let migrating = self.migrating_ids();
+        for table in &self.tables {
+            let mut table = table.borrow_mut();
+            let is_stored_as_it_is = !migrating.contains(&table.identity.id);
+            table.attach(&pager, is_stored_as_it_is);
+        }
         self.pager = Some(pager);
     }
 
@@ -179,6 +190,9 @@ impl StateBackend {
     /// # Panics
     /// Asserts that the state was not used before.
     pub fn restore_piece(&mut self, key: PageKey, kind: PieceKind, bytes: &[u8]) -> Result<(), StateError> {
+        if let Some(applied) = self.migrating_piece(key, kind, bytes) {
+            return applied;
+        }
         let index = self.tables.iter().position(|table| table.borrow().identity.id == key.state);
         let index = index.ok_or(StateError::UnknownState { id: key.state })?;
         self.restoring.resize_with(self.tables.len(), Restoring::default);
@@ -189,12 +203,13 @@ impl StateBackend {
     /// [`super::Timers::rebuild`] afterwards.
     pub fn finish_restore(&mut self) -> Result<(), StateError> {
         let restoring = std::mem::take(&mut self.restoring);
-        let mut first_error = Ok(());
+        let mut first_error = self.finish_migrating();
         for (restoring, table) in restoring.into_iter().zip(&self.tables) {
             first_error = first_error.and(restoring.finish(&mut table.borrow_mut()));
         }
         if first_error.is_err() {
             self.tables.iter().for_each(|table| table.borrow_mut().clear());
+            self.migrating.clear();
         }
         first_error
     }
@@ -229,6 +244,7 @@ impl StateBackend {
         if let Some(lifetime) = &lifetime {
             layout_text = format!("{layout_text}, {}", lifetime.ttl.layout());
         }
+        layout_text = format!("{layout_text}, {}", layout.in_words());
         let identity = Identity { id, operator, name, layout_text, check, home_kind };
         let mut table = Table::new(identity, layout, self.key_groups, self.arena.clone());
         table.sweep = lifetime.map(Sweep::new);
@@ -239,7 +255,7 @@ impl StateBackend {
 }
 
 impl Table {
-    fn descriptor(&self) -> StateDescriptor {
+    pub(super) fn descriptor(&self) -> StateDescriptor {
         StateDescriptor {
             id: self.identity.id,
             operator: self.identity.operator.clone(),

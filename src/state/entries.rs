@@ -13,6 +13,7 @@ use super::slotted_page::{self, VALUE_LEN_MAX};
 use super::table::{Address, EntryAt, Table};
 use super::{KeyGroup, StateError};
 use crate::record::Key;
+use std::ops::Range;
 
 /// The kinds of entries: what keeps several entries of one key apart.
 pub(super) const VALUE: u8 = 0;
@@ -118,6 +119,17 @@ impl Table {
         Ok(())
     }
 
+    /// The indices of a list or map of this length: not more than there are entries, whatever damaged bytes say, as far as all of them are in
+    /// memory to be counted.
+    pub fn indices_below(&self, len: u32) -> Range<u32> {
+        const BELIEVED_MAX: u32 = 1 << 16;
+        0..if len <= BELIEVED_MAX || self.has_absent() {
+            len
+        } else {
+            len.min(u32::try_from(self.live()).unwrap_or(u32::MAX))
+        }
+    }
+
     /// Removes an entry with its chunks; answers whether there was one.
     pub fn delete(&mut self, address: Address) -> bool {
         let Some(entry) = self.find(self.layout, address) else { return false };
@@ -157,6 +169,21 @@ impl Table {
     }
 }
 
+/// The value of a chunked cell, its chunks looked up by kind and key; `None` when one is missing.
+pub(super) fn joined<'a>(
+    kind: u8,
+    key: &[u8],
+    root_value: &[u8],
+    chunk: impl Fn(u8, &[u8]) -> Option<&'a [u8]>,
+) -> Option<Vec<u8>> {
+    let (len, generation) = root(root_value)?;
+    let mut whole = Vec::new();
+    for number in 0..len.div_ceil(VALUE_LEN_MAX) {
+        whole.extend_from_slice(chunk(chunk_kind(generation), &chunk_key_of(kind, key, number))?);
+    }
+    (whole.len() == len).then_some(whole)
+}
+
 fn root(value: &[u8]) -> Option<(usize, u32)> {
     let value: &[u8; ROOT_LEN] = value.try_into().ok()?;
     let [a, b, c, d, e, f, g, h] = *value;
@@ -168,10 +195,14 @@ fn chunk_kind(generation: u32) -> u8 {
 }
 
 fn chunk_key(address: Address, number: usize) -> Vec<u8> {
-    let mut key = Vec::with_capacity(address.key.len() + CHUNK_SUFFIX_LEN);
-    key.extend_from_slice(address.key);
+    chunk_key_of(address.kind, address.key, number)
+}
+
+fn chunk_key_of(kind: u8, of: &[u8], number: usize) -> Vec<u8> {
+    let mut key = Vec::with_capacity(of.len() + CHUNK_SUFFIX_LEN);
+    key.extend_from_slice(of);
     key.extend_from_slice(&(number as u32).to_le_bytes());
-    key.push(address.kind);
+    key.push(kind);
     key
 }
 

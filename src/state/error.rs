@@ -26,6 +26,12 @@ pub enum StateError {
         /// Who refused.
         source: MemoryError,
     },
+    /// The memory to say which pages of a former checkpoint are gone was refused; the snapshot was given up, the state itself goes on.
+    #[error("the snapshot of a state that was migrated or dropped was given up: {source}")]
+    SnapshotWithoutMemory {
+        /// Who refused.
+        source: MemoryError,
+    },
     /// Two states of one operator have the same name.
     #[error("operator \"{operator}\" registers state \"{state}\" twice: give each state of an operator its own name")]
     NameTaken {
@@ -50,6 +56,46 @@ pub enum StateError {
         asked: String,
         /// What is not the same.
         differences: String,
+    },
+    /// The manifest does not say how the state's cells lie.
+    #[error(
+        "the entries of state \"{state}\" of operator \"{operator}\" cannot be told apart: its layout is `{layout}`"
+    )]
+    UnknownLayout {
+        /// The operator.
+        operator: String,
+        /// The state.
+        state: String,
+        /// The layout in the checkpoint.
+        layout: String,
+    },
+    /// A user's migration function panicked, or could not be given a value.
+    #[error(
+        "state \"{state}\" of operator \"{operator}\", stored as `{stored}`, cannot be migrated in key group {key_group}: {reason}; \
+         nothing was changed in the checkpoint"
+    )]
+    MigrationFailed {
+        /// The operator.
+        operator: String,
+        /// The state.
+        state: String,
+        /// The key group of the value.
+        key_group: u16,
+        /// The former layout.
+        stored: String,
+        /// What happened.
+        reason: String,
+    },
+    /// The checkpoint holds states that the program does not register any more.
+    #[error(
+        "checkpoint {checkpoint} holds state that this program does not use: {states}; give the states their former names, \
+         or allow dropped state (`--allow-dropped-state`) to go on without it"
+    )]
+    StateDropped {
+        /// The checkpoint.
+        checkpoint: u64,
+        /// Which: `"state" of operator "name", ...`.
+        states: String,
     },
     /// A piece belongs to no registered state.
     #[error("a piece of state {id:#018x} was offered, but no operator registers such a state")]

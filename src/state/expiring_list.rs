@@ -6,9 +6,10 @@
 use super::backend::{Registration, SharedTable};
 use super::entries::{LIST_ELEMENT, LIST_LEN, check_chunk, is_key};
 use super::layout::Layout;
+use super::migrate::{Migration, converting};
 use super::sweep::Run;
 use super::table::{Address, Table};
-use super::ttl::{Lifetime, Stamped, stamp_of};
+use super::ttl::{Lifetime, STAMP_LEN, Stamped, stamp_of};
 use super::value_state::may_be_long;
 use super::{Hashed, StateBackend, StateClock, StateError, StateTtl, StateValue};
 use crate::record::Key;
@@ -50,15 +51,8 @@ impl StateBackend {
             Registration {
                 home_kind: Some(LIST_LEN),
                 layout: Layout::Slotted,
-                layout_text: format!("list per key: key {}, element {}", K::NAME, V::layout()),
-                check: |kind, key, value| match kind {
-                    LIST_LEN => is_key::<K>(key) && Run::check(value),
-                    LIST_ELEMENT => {
-                        let key = key.len().checked_sub(INDEX_LEN).map(|len| &key[..len]);
-                        key.is_some_and(is_key::<K>) && (Stamped::<V>::check(value) || may_be_long::<Stamped<V>>(value))
-                    }
-                    _ => check_chunk(kind, key, value),
-                },
+                layout_text: ExpiringList::<K, V>::layout_text(),
+                check: ExpiringList::<K, V>::check,
                 lifetime: Some(lifetime.clone()),
             },
         )?;
@@ -67,6 +61,33 @@ impl StateBackend {
 }
 
 impl<K: Key + ?Sized, V: StateValue> ExpiringList<K, V> {
+    fn layout_text() -> String {
+        format!("list per key: key {}, element {}", K::NAME, V::layout())
+    }
+
+    fn check(kind: u8, key: &[u8], value: &[u8]) -> bool {
+        match kind {
+            LIST_LEN => is_key::<K>(key) && Run::check(value),
+            LIST_ELEMENT => {
+                let key = key.len().checked_sub(INDEX_LEN).map(|len| &key[..len]);
+                key.is_some_and(is_key::<K>) && (Stamped::<V>::check(value) || may_be_long::<Stamped<V>>(value))
+            }
+            _ => check_chunk(kind, key, value),
+        }
+    }
+
+    /// As `ValueState::migrate_from`, for the elements, which keep their age.
+    pub fn migrate_from<Old: StateValue>(self, convert: impl Fn(Old) -> V + 'static) -> Self {
+        self.table.borrow_mut().add_migration(Migration {
+            layout_text: ExpiringList::<K, Old>::layout_text(),
+            layout: Layout::Slotted,
+            check: ExpiringList::<K, Old>::check,
+            kept: |kind| (kind == LIST_ELEMENT).then_some(STAMP_LEN),
+            convert: converting(convert),
+        });
+        self
+    }
+
     /// Appends an element.
     pub fn push(&self, key: &Hashed<K>, value: V) -> Result<(), StateError> {
         let table = &mut *self.table.borrow_mut();
@@ -129,8 +150,8 @@ impl<K: Key + ?Sized, V: StateValue> ExpiringList<K, V> {
         let table = &mut *self.table.borrow_mut();
         let head = head_address(key);
         let Some(run) = table.run(head) else { return };
-        let mut left = run.count;
-        for index in run.first..run.end {
+        let (mut left, mut first) = (run.count, None);
+        for index in table.indices(key.group, LIST_ELEMENT, key.key.bytes(), run) {
             if left == 0 {
                 break;
             }
@@ -142,6 +163,7 @@ impl<K: Key + ?Sized, V: StateValue> ExpiringList<K, V> {
                     table.remove_element(key.group, address.key);
                     return true;
                 }
+                first.get_or_insert(index);
                 if let Some(stamp) = self.lifetime.stamp_of_reading(stamp) {
                     table.restamp(address, stamp);
                 }
@@ -151,15 +173,8 @@ impl<K: Key + ?Sized, V: StateValue> ExpiringList<K, V> {
                 break;
             }
         }
-        if let Some(mut now) = table.run(head)
-            && left == 0
-        {
-            // Nothing is before the first element found; gaps there are not looked at again.
-            while now.first < now.end && !self.at(key, now.first, |address| table.find(table.layout, address).is_some())
-            {
-                now.first += 1;
-            }
-            table.set_run(head, now);
+        if let Some(first) = first {
+            table.shorten_run(head, first);
         }
         table.sweep();
     }
@@ -169,7 +184,7 @@ impl<K: Key + ?Sized, V: StateValue> ExpiringList<K, V> {
         let head = head_address(key);
         let Some(old) = table.run(head) else { return Ok(()) };
         let mut moved = Run { first: old.end, end: old.end, count: 0 };
-        for index in old.first..old.end {
+        for index in table.indices(key.group, LIST_ELEMENT, key.key.bytes(), old) {
             let value = self.at(key, index, |address| table.read(address, <[u8]>::to_vec));
             let Some(value) = value else { continue };
             if stamp_of(&value).is_none_or(|stamp| self.lifetime.has_expired(stamp)) {
@@ -193,7 +208,7 @@ impl<K: Key + ?Sized, V: StateValue> ExpiringList<K, V> {
     }
 
     fn delete_all(&self, table: &mut Table, key: &Hashed<K>, run: Run) {
-        for index in run.first..run.end {
+        for index in table.indices(key.group, LIST_ELEMENT, key.key.bytes(), run) {
             self.at(key, index, |address| table.delete(address));
         }
     }

@@ -7,6 +7,7 @@
 use super::backend::{Registration, SharedTable};
 use super::entries::{MAP_ENTRY, MAP_KEY, MAP_LEN, check_chunk, is_key};
 use super::layout::Layout;
+use super::migrate::{Migration, converting};
 use super::sweep::{MAP_INDEX, Run, key_of_map_entry, map_index};
 use super::table::{Address, Table};
 use super::ttl::{Lifetime, STAMP_LEN, stamp_of};
@@ -58,16 +59,8 @@ impl StateBackend {
             Registration {
                 home_kind: Some(MAP_LEN),
                 layout: Layout::Slotted,
-                layout_text: format!("map per key: key {}, map key {}, value {}", K::NAME, MK::NAME, V::layout()),
-                check: |kind, key, value| match kind {
-                    MAP_LEN => is_key::<K>(key) && Run::check(value),
-                    MAP_ENTRY => is_entry::<K, MK, V>(key, value),
-                    MAP_KEY => {
-                        let key = key.len().checked_sub(INDEX_LEN).map(|len| &key[..len]);
-                        key.is_some_and(is_key::<K>) && is_key::<MK>(value)
-                    }
-                    _ => check_chunk(kind, key, value),
-                },
+                layout_text: ExpiringMap::<K, MK, V>::layout_text(),
+                check: ExpiringMap::<K, MK, V>::check,
                 lifetime: Some(lifetime.clone()),
             },
         )?;
@@ -83,6 +76,34 @@ fn is_entry<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue>(composite: &[u8], 
 }
 
 impl<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue> ExpiringMap<K, MK, V> {
+    fn layout_text() -> String {
+        format!("map per key: key {}, map key {}, value {}", K::NAME, MK::NAME, V::layout())
+    }
+
+    fn check(kind: u8, key: &[u8], value: &[u8]) -> bool {
+        match kind {
+            MAP_LEN => is_key::<K>(key) && Run::check(value),
+            MAP_ENTRY => is_entry::<K, MK, V>(key, value),
+            MAP_KEY => {
+                let key = key.len().checked_sub(INDEX_LEN).map(|len| &key[..len]);
+                key.is_some_and(is_key::<K>) && is_key::<MK>(value)
+            }
+            _ => check_chunk(kind, key, value),
+        }
+    }
+
+    /// As `ValueState::migrate_from`, for the values, which keep their age.
+    pub fn migrate_from<Old: StateValue>(self, convert: impl Fn(Old) -> V + 'static) -> Self {
+        self.table.borrow_mut().add_migration(Migration {
+            layout_text: ExpiringMap::<K, MK, Old>::layout_text(),
+            layout: Layout::Slotted,
+            check: ExpiringMap::<K, MK, Old>::check,
+            kept: |kind| (kind == MAP_ENTRY).then_some(ENTRY_HEAD_LEN),
+            convert: converting(convert),
+        });
+        self
+    }
+
     /// The value of a map key, if it has not expired.
     pub fn get(&self, key: &Hashed<K>, map_key: &MK) -> Option<V> {
         let table = &mut *self.table.borrow_mut();
@@ -163,7 +184,7 @@ impl<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue> ExpiringMap<K, MK, V> {
     pub fn clear(&self, key: &Hashed<K>) {
         let table = &mut *self.table.borrow_mut();
         let Some(run) = table.run(head_address(key)) else { return };
-        for index in run.first..run.end {
+        for index in table.indices(key.group, MAP_KEY, key.key.bytes(), run) {
             if let Some(map_key) = self.map_key(table, key, index) {
                 self.at_key(key, &map_key, |address, _| table.delete(address));
                 self.at_index(key, index, |address| table.delete(address));
@@ -196,27 +217,23 @@ impl<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue> ExpiringMap<K, MK, V> {
         let table = &mut *self.table.borrow_mut();
         let head = head_address(key);
         let Some(run) = table.run(head) else { return };
-        let mut left = run.count;
-        for index in run.first..run.end {
+        let (mut left, mut first) = (run.count, None);
+        for index in table.indices(key.group, MAP_KEY, key.key.bytes(), run) {
             if left == 0 {
                 break;
             }
             let Some(map_key) = self.map_key(table, key, index) else { continue };
             left -= 1;
-            let goes_on =
-                self.alive(table, key, &map_key, |table, address, stamp, _| each(table, &map_key, address, stamp));
+            let goes_on = self.alive(table, key, &map_key, |table, address, stamp, _| {
+                first.get_or_insert(index);
+                each(table, &map_key, address, stamp)
+            });
             if goes_on == Some(false) {
                 break;
             }
         }
-        if let Some(mut now) = table.run(head)
-            && left == 0
-        {
-            // Gaps before the first entry are not looked at again.
-            while now.first < now.end && !self.at_index(key, now.first, |at| table.find(table.layout, at).is_some()) {
-                now.first += 1;
-            }
-            table.set_run(head, now);
+        if let Some(first) = first {
+            table.shorten_run(head, first);
         }
         table.sweep();
     }
@@ -244,7 +261,7 @@ impl<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue> ExpiringMap<K, MK, V> {
         let Some(old) = table.run(head) else { return Ok(()) };
         let mut moved = Run { first: old.end, end: old.end, count: 0 };
         let mut map_keys = Vec::new();
-        for index in old.first..old.end {
+        for index in table.indices(key.group, MAP_KEY, key.key.bytes(), old) {
             let Some(map_key) = self.map_key(table, key, index) else { continue };
             if self.alive(table, key, &map_key, |_, _, _, _| ()).is_none() {
                 continue;
@@ -273,7 +290,7 @@ impl<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue> ExpiringMap<K, MK, V> {
     }
 
     fn delete_map_keys(&self, table: &mut Table, key: &Hashed<K>, run: Run) {
-        for index in run.first..run.end {
+        for index in table.indices(key.group, MAP_KEY, key.key.bytes(), run) {
             self.at_index(key, index, |address| table.delete(address));
         }
     }

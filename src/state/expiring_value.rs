@@ -2,7 +2,8 @@
 //!
 //! Entries: (key) -> {stamp i64, value}.
 
-use super::ttl::{Lifetime, Stamped};
+use super::migrate::converting;
+use super::ttl::{Lifetime, STAMP_LEN, Stamped};
 use super::{Hashed, StateBackend, StateClock, StateError, StateTtl, StateValue, ValuePerKey, ValueState};
 use crate::record::Key;
 
@@ -34,6 +35,12 @@ impl StateBackend {
 }
 
 impl<K: Key + ?Sized, V: StateValue> ExpiringValue<K, V> {
+    /// As `ValueState::migrate_from`; the values keep their age.
+    pub fn migrate_from<Old: StateValue>(self, convert: impl Fn(Old) -> V + 'static) -> Self {
+        self.stamped.add_migration::<Stamped<Old>>(STAMP_LEN, converting(convert));
+        self
+    }
+
     /// The key's value, if it has not expired.
     #[inline]
     pub fn get(&self, key: &Hashed<K>) -> Option<V> {
@@ -112,5 +119,9 @@ impl<K: Key + ?Sized, V: StateValue> ValuePerKey<K, V> for ExpiringValue<K, V> {
 
     fn remove(&self, key: &Hashed<K>) -> bool {
         self.remove(key)
+    }
+
+    fn migrate_from<Old: StateValue>(self, convert: impl Fn(Old) -> V + 'static) -> Self {
+        self.migrate_from(convert)
     }
 }

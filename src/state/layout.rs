@@ -28,6 +28,14 @@ impl Layout {
         Layout::Slotted
     }
 
+    /// The form of the cells in words, the end of a state's layout in the manifest: tools read pages by it.
+    pub fn in_words(self) -> String {
+        match self {
+            Layout::Fixed(shape) => format!("cells of {} + {} bytes", shape.key_len, shape.value_len),
+            Layout::Slotted => "cells of any length".to_owned(),
+        }
+    }
+
     /// The length of a key group's first page. Cells of varying length may need a page of full length for one of them.
     pub const fn first_page_len(self) -> usize {
         match self {

@@ -73,7 +73,8 @@ fn fields(text: &str) -> Vec<(String, String)> {
         match role {
             Some((role, of)) => add_fields(role, of, DEPTH_MAX, &mut out),
             None if part.starts_with("expiring") => out.push((String::from("the time to live"), part.to_owned())),
-            None if part.is_empty() => {}
+            // The form of the cells follows from the types.
+            None if part.is_empty() || part.starts_with("cells of ") => {}
             None => out.push((part.to_owned(), String::from("there"))),
         }
     }

@@ -6,6 +6,7 @@
 use super::backend::{Registration, SharedTable};
 use super::entries::{LIST_ELEMENT, LIST_LEN, check_chunk, is_key};
 use super::layout::Layout;
+use super::migrate::{Migration, converting};
 use super::table::{Address, Table};
 use super::value_state::may_be_long;
 use super::{Hashed, StateBackend, StateError, StateValue};
@@ -42,16 +43,8 @@ impl StateBackend {
                 home_kind: Some(LIST_LEN),
                 lifetime: None,
                 layout: Layout::Slotted,
-                layout_text: format!("list per key: key {}, element {}", K::NAME, V::layout()),
-                check: |kind, key, value| match kind {
-                    LIST_LEN => is_key::<K>(key) && value.len() == 4,
-                    LIST_ELEMENT => {
-                        key.len() >= 4
-                            && is_key::<K>(&key[..key.len() - 4])
-                            && (V::check(value) || may_be_long::<V>(value))
-                    }
-                    _ => check_chunk(kind, key, value),
-                },
+                layout_text: ListState::<K, V>::layout_text(),
+                check: ListState::<K, V>::check,
             },
         )?;
         Ok(ListState { table, scratch: Rc::default(), of: PhantomData })
@@ -59,6 +52,32 @@ impl StateBackend {
 }
 
 impl<K: Key + ?Sized, V: StateValue> ListState<K, V> {
+    fn layout_text() -> String {
+        format!("list per key: key {}, element {}", K::NAME, V::layout())
+    }
+
+    fn check(kind: u8, key: &[u8], value: &[u8]) -> bool {
+        match kind {
+            LIST_LEN => is_key::<K>(key) && value.len() == 4,
+            LIST_ELEMENT => {
+                key.len() >= 4 && is_key::<K>(&key[..key.len() - 4]) && (V::check(value) || may_be_long::<V>(value))
+            }
+            _ => check_chunk(kind, key, value),
+        }
+    }
+
+    /// As `ValueState::migrate_from`, for the elements.
+    pub fn migrate_from<Old: StateValue>(self, convert: impl Fn(Old) -> V + 'static) -> Self {
+        self.table.borrow_mut().add_migration(Migration {
+            layout_text: ListState::<K, Old>::layout_text(),
+            layout: Layout::Slotted,
+            check: ListState::<K, Old>::check,
+            kept: |kind| (kind == LIST_ELEMENT).then_some(0),
+            convert: converting(convert),
+        });
+        self
+    }
+
     /// How many elements the key's list has.
     pub fn len(&self, key: &Hashed<K>) -> u32 {
         list_len(&mut self.table.borrow_mut(), key)
@@ -94,7 +113,9 @@ impl<K: Key + ?Sized, V: StateValue> ListState<K, V> {
 
     /// Calls `each` with every element in order.
     pub fn for_each(&self, key: &Hashed<K>, mut each: impl FnMut(V)) {
-        for index in 0..self.len(key) {
+        let len = self.len(key);
+        let indices = self.table.borrow().indices_below(len);
+        for index in indices {
             let value = self.element(&mut self.table.borrow_mut(), key, index);
             value.into_iter().for_each(&mut each);
         }
@@ -112,7 +133,7 @@ impl<K: Key + ?Sized, V: StateValue> ListState<K, V> {
         } else {
             set_list_len(&mut table, key, len)?;
         }
-        for index in len..old_len {
+        for index in table.indices_below(old_len).skip(len as usize) {
             self.at(key, index, |address| table.delete(address));
         }
         Ok(())

@@ -7,6 +7,7 @@
 use super::backend::{Registration, SharedTable};
 use super::entries::{MAP_ENTRY, MAP_KEY, MAP_LEN, check_chunk, is_key};
 use super::layout::Layout;
+use super::migrate::{Migration, converting};
 use super::table::{Address, Table};
 use super::value_state::may_be_long;
 use super::{Hashed, StateBackend, StateError, StateValue};
@@ -43,13 +44,8 @@ impl StateBackend {
                 home_kind: Some(MAP_LEN),
                 lifetime: None,
                 layout: Layout::Slotted,
-                layout_text: format!("map per key: key {}, map key {}, value {}", K::NAME, MK::NAME, V::layout()),
-                check: |kind, key, value| match kind {
-                    MAP_LEN => is_key::<K>(key) && value.len() == 4,
-                    MAP_ENTRY => is_map_entry::<K, MK, V>(key, value),
-                    MAP_KEY => key.len() >= 4 && is_key::<K>(&key[..key.len() - 4]) && is_key::<MK>(value),
-                    _ => check_chunk(kind, key, value),
-                },
+                layout_text: MapState::<K, MK, V>::layout_text(),
+                check: MapState::<K, MK, V>::check,
             },
         )?;
         Ok(MapState { table, scratch: Rc::default(), of: PhantomData })
@@ -64,6 +60,31 @@ fn is_map_entry<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue>(key: &[u8], va
 }
 
 impl<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue> MapState<K, MK, V> {
+    fn layout_text() -> String {
+        format!("map per key: key {}, map key {}, value {}", K::NAME, MK::NAME, V::layout())
+    }
+
+    fn check(kind: u8, key: &[u8], value: &[u8]) -> bool {
+        match kind {
+            MAP_LEN => is_key::<K>(key) && value.len() == 4,
+            MAP_ENTRY => is_map_entry::<K, MK, V>(key, value),
+            MAP_KEY => key.len() >= 4 && is_key::<K>(&key[..key.len() - 4]) && is_key::<MK>(value),
+            _ => check_chunk(kind, key, value),
+        }
+    }
+
+    /// As `ValueState::migrate_from`, for the values.
+    pub fn migrate_from<Old: StateValue>(self, convert: impl Fn(Old) -> V + 'static) -> Self {
+        self.table.borrow_mut().add_migration(Migration {
+            layout_text: MapState::<K, MK, Old>::layout_text(),
+            layout: Layout::Slotted,
+            check: MapState::<K, MK, Old>::check,
+            kept: |kind| (kind == MAP_ENTRY).then_some(4),
+            convert: converting(convert),
+        });
+        self
+    }
+
     /// How many entries the key's map has.
     pub fn len(&self, key: &Hashed<K>) -> u32 {
         map_len(&mut self.table.borrow_mut(), key)
@@ -129,7 +150,8 @@ impl<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue> MapState<K, MK, V> {
     /// Calls `each` with every map key's bytes and value, in the map's order.
     pub fn for_each(&self, key: &Hashed<K>, mut each: impl FnMut(&[u8], V)) {
         let len = self.len(key);
-        for index in 0..len {
+        let indices = self.table.borrow().indices_below(len);
+        for index in indices {
             let mut table = self.table.borrow_mut();
             let Some(map_key) = self.map_key(&mut table, key, index) else { continue };
             let entry = self.entry(&mut table, key, &map_key, len);
@@ -143,7 +165,8 @@ impl<K: Key + ?Sized, MK: Key + ?Sized, V: StateValue> MapState<K, MK, V> {
     /// Removes the key's map.
     pub fn clear(&self, key: &Hashed<K>) {
         let mut table = self.table.borrow_mut();
-        for index in 0..map_len(&mut table, key) {
+        let len = map_len(&mut table, key);
+        for index in table.indices_below(len) {
             if let Some(map_key) = self.map_key(&mut table, key, index) {
                 self.at_key(key, &map_key, |address| table.delete(address));
             }

@@ -1,10 +1,29 @@
 //! What is remembered? Keyed state in pages, its snapshots and how they come back.
 //!
-//! Here: the backend of a subtask, its states (`ValueState`, `ListState`, `MapState`, `Timers`), pages and pieces.
-//! Not here: when a snapshot is taken and where its pieces go (`checkpoint`).
+//! Here: the backend of a subtask, its states (`ValueState`, `ListState`, `MapState`, `ReducingState`, `AggregatingState`, those that expire,
+//! `Timers`), pages and pieces. Not here: when a snapshot is taken and where its pieces go (`checkpoint`), what is remembered beside keys
+//! (`operator::OperatorStates`).
 //!
 //! The path of an access: a state builds an `Address` -> `table` finds the page in a `directory` -> `page` probes its tags ->
 //! `layout` says where the cell lies. Before a change, `seal` keeps what a snapshot in progress still needs.
+//!
+//! # Which changes of a program are safe
+//!
+//! A checkpoint holds, for every state, the names of its operator and of itself, its kind, and the types of its keys and values down to
+//! every field. A restore compares them; nothing is ever read as what it is not.
+//!
+//! | change | what happens at the next start |
+//! |---|---|
+//! | another parallelism, up to the number of key groups | goes on; key groups move whole |
+//! | a new state, a new operator | goes on; it begins empty |
+//! | another order of operators in the program | goes on: state is found by name |
+//! | a type gets another name or moves to another module | goes on |
+//! | another duration of a time to live, what refreshes it, how it is swept | goes on |
+//! | a field added, removed, renamed, moved, or of another type | refused with the fields that differ; `migrate_from` takes it over |
+//! | value to list, another type of keys, a time to live switched on or off or in another time | refused: give the state a new name |
+//! | an operator or a state renamed or removed | refused with its name; allowed dropped state goes on without it, for good |
+//! | another number of key groups (`max_parallelism`) | refused |
+//! | a field that means something else under the same name and type | goes on: nobody can see that |
 
 mod aggregating_state;
 mod backend;
@@ -22,7 +41,10 @@ mod layout;
 mod layout_text;
 mod list_state;
 mod map_state;
+mod migrate;
 mod namespaced_state;
+mod offline;
+mod oracle;
 mod page;
 mod page_hash;
 mod pager;
@@ -56,6 +78,7 @@ pub(crate) use layout_text::layout_hash;
 pub use list_state::ListState;
 pub use map_state::MapState;
 pub use namespaced_state::NamespacedState;
+pub use offline::{EntryKind, RawEntry, RawKeyGroup};
 pub use prefetch::Prefetch;
 pub use reducing_state::ReducingState;
 pub use snapshot::{HarvestProgress, PieceSink};

@@ -38,6 +38,11 @@ impl StateBackend {
 }
 
 impl<K: ?Sized, V, F: Fn(V, V) -> V, S: ValuePerKey<K, V>> ReducingState<K, V, F, S> {
+    /// As `ValueState::migrate_from`, for the reduced values.
+    pub fn migrate_from<Old: StateValue>(self, convert: impl Fn(Old) -> V + 'static) -> Self {
+        Self { values: self.values.migrate_from(convert), ..self }
+    }
+
     /// Adds a value.
     #[inline]
     pub fn add(&self, key: &Hashed<K>, value: V) -> Result<(), StateError> {

@@ -597,13 +597,13 @@ impl Table {
     }
 
     /// Says that the key groups of this table are in the restored checkpoint, and nothing of them is known yet.
-    pub(super) fn attach(&mut self, pager: &Rc<RefCell<Pager>>) {
+    pub(super) fn attach(&mut self, pager: &Rc<RefCell<Pager>>, is_stored_as_it_is: bool) {
         assert!(self.pages.is_empty(), "a table is attached before it is used");
         let restored = pager
             .borrow()
             .restored()
             .is_some_and(|restored| !restored.map_blocks_of(self.identity.id, self.range).is_empty());
-        if restored {
+        if restored && is_stored_as_it_is {
             self.directories = super::directory::Directories::empty(self.range.len());
             (0..self.range.len()).for_each(|directory| self.directories.set_unloaded(directory));
             self.residency.absent = self.range.len();

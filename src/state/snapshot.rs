@@ -6,8 +6,8 @@ use super::StateError;
 use super::backend::StateBackend;
 use super::piece::{HARVEST_ROOM, PieceBuffer};
 use super::residency::give_up_task;
-use crate::checkpoint::{CheckpointId, PageKey, PieceBlock};
-use crate::memory::Buffer;
+use crate::checkpoint::{CheckpointId, HashSpan, PageKey, Piece, PieceBlock, PieceKind};
+use crate::memory::{Arena, Buffer};
 
 const WHO: &str = "the blocks of a snapshot";
 const BLOCK_LEN_MIN: usize = 64 << 10;
@@ -42,6 +42,8 @@ pub enum HarvestProgress {
 /// A snapshot in progress.
 pub(super) struct Harvest {
     checkpoint: CheckpointId,
+    /// Pages to be declared gone, before any other piece.
+    gone: Vec<PageKey>,
     filling: Option<PieceBuffer>,
     /// A full block the sink has refused so far.
     waiting: Option<PieceBlock>,
@@ -57,7 +59,8 @@ impl StateBackend {
     pub fn barrier(&mut self, checkpoint: CheckpointId) {
         assert!(self.harvest.is_none(), "a barrier while the last snapshot is still being harvested");
         self.tables.iter().for_each(|table| table.borrow_mut().seal());
-        self.harvest = Some(Harvest { checkpoint, filling: None, waiting: None, blocks: 0 });
+        self.harvest =
+            Some(Harvest { checkpoint, gone: std::mem::take(&mut self.gone), filling: None, waiting: None, blocks: 0 });
     }
 
     /// Whether a snapshot is in progress.
@@ -119,6 +122,7 @@ impl StateBackend {
         sink: &mut impl PieceSink,
     ) -> Result<HarvestProgress, StateError> {
         let mut work_bytes = 0;
+        harvest.declare_gone(&self.arena)?;
         for table in &self.tables {
             let mut table = table.borrow_mut();
             loop {
@@ -171,6 +175,25 @@ impl Harvest {
                 false
             }
         }
+    }
+
+    /// Writes images without bytes. Pages of the same numbers that live on are images of this snapshot, behind these.
+    fn declare_gone(&mut self, arena: &Arena) -> Result<(), StateError> {
+        if self.gone.is_empty() {
+            return Ok(());
+        }
+        let taken = Buffer::take(arena, WHO, BLOCK_LEN_MAX);
+        let mut buffer = taken.map_err(|source| StateError::SnapshotWithoutMemory { source })?;
+        buffer.pad_to(8);
+        let gone = self.gone.drain(..).map(|page| Piece {
+            page,
+            kind: PieceKind::Image,
+            offset: 0,
+            len: 0,
+            span: HashSpan::default(),
+        });
+        self.filling = Some(PieceBuffer { buffer, pieces: gone.collect() });
+        Ok(())
     }
 
     fn close_block(&mut self) {

@@ -11,12 +11,15 @@ use super::page::{DELETED, SlotAt};
 use super::table::{Address, EntryAt, Table};
 use super::ttl::{Lifetime, STAMP_LEN, stamp_of};
 use super::{KeyGroup, StateError};
+use std::ops::Range;
 
 /// How many slots one access passes over at most, whatever they hold.
 const SLOTS_PER_ACCESS_MAX: usize = 32;
 
-/// The longest run believed.
-const SPAN_MAX: u64 = u32::MAX as u64;
+/// No list or map comes near it by itself; beyond it counting could overflow.
+const INDEX_MAX: u64 = 1 << 62;
+/// Runs up to this length are walked through index by index.
+const WALKED_MAX: u64 = 4096;
 
 /// What a table with a time to live needs to sweep itself.
 pub(super) struct Sweep {
@@ -49,9 +52,9 @@ impl Run {
         (run.first <= run.end).then_some(run)
     }
 
-    /// Whether bytes from a checkpoint can be a run. One so long that walking through it would take for ever is none.
+    /// Whether bytes from a checkpoint can be a run.
     pub fn check(bytes: &[u8]) -> bool {
-        bytes.len() == Self::LEN && Self::read(bytes).is_some_and(|run| run.end - run.first <= SPAN_MAX)
+        bytes.len() == Self::LEN && Self::read(bytes).is_some_and(|run| run.end <= INDEX_MAX)
     }
 
     pub fn store(self, out: &mut [u8]) {
@@ -66,7 +69,27 @@ impl Run {
 
     /// Whether gaps make up most of it, so that numbering its members anew is worth the work.
     pub fn is_sparse(&self) -> bool {
-        (self.end - self.first) / 4 > self.count.saturating_add(16)
+        (self.end - self.first) / 2 > self.count.saturating_add(8)
+    }
+}
+
+/// The indices of a run at which members may be, in order.
+pub(super) enum Indices {
+    /// All of them.
+    Walked(Range<u64>),
+    /// Those at which members are.
+    Found(std::vec::IntoIter<u64>),
+}
+
+impl Iterator for Indices {
+    type Item = u64;
+
+    #[inline]
+    fn next(&mut self) -> Option<u64> {
+        match self {
+            Self::Walked(indices) => indices.next(),
+            Self::Found(indices) => indices.next(),
+        }
     }
 }
 
@@ -77,9 +100,39 @@ impl Sweep {
 }
 
 impl Table {
+    /// What the layout says of its time to live.
+    pub fn ttl_layout(&self) -> Option<&'static str> {
+        self.sweep.as_ref().map(|sweep| sweep.lifetime.ttl.layout())
+    }
+
     /// The run of a key's list or map.
     pub fn run(&mut self, address: Address) -> Option<Run> {
         self.read(address, Run::read).flatten()
+    }
+
+    /// Where the members of a key's run are: entries of this kind with the key and an index. A run that is longer than all there is to
+    /// find is not walked through: its gaps, or damaged bytes, may have made it any length.
+    pub fn indices(&mut self, group: KeyGroup, kind: u8, key: &[u8], run: Run) -> Indices {
+        let span = run.end - run.first;
+        if span <= WALKED_MAX || span <= 2 * self.live() as u64 {
+            return Indices::Walked(run.first..run.end);
+        }
+        let mut found = Vec::new();
+        self.for_each(|of, entry_kind, composite, _| {
+            let index = composite.strip_prefix(key).and_then(|index| index.try_into().ok()).map(u64::from_le_bytes);
+            if of == group && entry_kind == kind {
+                found.extend(index.filter(|&index| run.contains(index)));
+            }
+        });
+        found.sort_unstable();
+        Indices::Found(found.into_iter())
+    }
+
+    /// Nothing of a run is before this index any more.
+    pub fn shorten_run(&mut self, head: Address, first: u64) {
+        if let Some(run) = self.run(head).filter(|run| run.first < first && first <= run.end) {
+            self.set_run(head, Run { first, ..run });
+        }
     }
 
     /// Looks at the next few entries, wherever they lie, and removes those that have expired.
@@ -228,7 +281,7 @@ impl Table {
 }
 
 /// The bytes of a map entry's index, behind its stamp.
-pub(super) const MAP_INDEX: std::ops::Range<usize> = STAMP_LEN..STAMP_LEN + 8;
+pub(super) const MAP_INDEX: Range<usize> = STAMP_LEN..STAMP_LEN + 8;
 
 /// The index of a map entry whose value begins with these bytes.
 pub(super) fn map_index(value: &[u8]) -> Option<u64> {
@@ -239,4 +292,41 @@ pub(super) fn map_index(value: &[u8]) -> Option<u64> {
 pub(super) fn key_of_map_entry(composite: &[u8]) -> Option<&[u8]> {
     let (len, rest) = composite.split_first_chunk()?;
     rest.get(..usize::from(u16::from_le_bytes(*len)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{Arena, ArenaOptions, MemoryBudget};
+    use crate::state::{KeyGroupRange, StateBackend, StateClock, StateTtl, state_id};
+    use std::time::Duration;
+
+    #[test]
+    fn a_run_that_claims_any_length_is_read_by_what_is_there_and_goes_on() {
+        let arena = Arena::new(MemoryBudget::new(64 << 20), ArenaOptions::default());
+        let mut backend = StateBackend::new(KeyGroupRange { start: 0, end: 1 }, 1, arena);
+        let (ttl, clock) = (StateTtl::after(Duration::from_secs(1)), StateClock::default());
+        let list = backend.expiring_list::<u64, u64>("op", "list", ttl, &clock).unwrap();
+        let map = backend.expiring_map::<u64, u64, u64>("op", "map", ttl, &clock).unwrap();
+        let keys = backend.key_context();
+        let key = keys.hash(&7);
+        for number in 0..3 {
+            list.push(&key, number).unwrap();
+            map.put(&key, &number, &number).unwrap();
+        }
+        for (name, kind) in [("list", LIST_LEN), ("map", MAP_LEN)] {
+            let mut table = backend.table(state_id("op", name)).unwrap().borrow_mut();
+            table.set_run(
+                Address::of(key.group, kind, &7u64.to_le_bytes()),
+                Run { first: 0, end: INDEX_MAX, count: 1 << 50 },
+            );
+        }
+        assert_eq!((list.len(&key), map.len(&key)), (3, 3));
+        list.push(&key, 3).unwrap();
+        map.put(&key, &3, &3).unwrap();
+        assert_eq!((list.len(&key), map.len(&key)), (4, 4));
+        list.clear(&key);
+        map.clear(&key);
+        assert_eq!(backend.live_entries(), 0);
+    }
 }

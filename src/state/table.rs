@@ -9,6 +9,7 @@ use super::directory::{Bucket, Directories, NO_PAGE};
 
 use super::fixed_page::FixedShape;
 use super::layout::Layout;
+use super::migrate::Migration;
 use super::page::{
     CONTROL_LEN, DELETED, EMPTY, GROUPS_START, IMAGE, LANES, LISTED, PAGE_LEN, PAGE_LEN_STEP, Page, PageBytes, Probe,
     SlotAt, Tags, control_bits, first_lane, has_empty, home_group, lane_bit, probe, tag_of,
@@ -46,6 +47,8 @@ pub(super) struct Table {
     pub(super) residency: Residency,
     /// How to find what has expired, if entries do.
     pub(super) sweep: Option<Sweep>,
+    /// What it may be stored as by former versions of the program.
+    pub(super) migrations: Vec<Migration>,
 }
 
 /// What a table is called and what it holds.
@@ -106,6 +109,7 @@ impl Table {
             given_up: None,
             residency: Residency::default(),
             sweep: None,
+            migrations: Vec::new(),
         }
     }
 

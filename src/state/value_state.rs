@@ -3,10 +3,11 @@
 use super::backend::{Registration, SharedTable};
 use super::entries::{VALUE, check_chunk, is_key};
 use super::layout::Layout;
+use super::migrate::{Convert, Migration, converting};
 use super::page::LANES;
 use super::slotted_page::VALUE_LEN_MAX;
 use super::table::{Address, Home, Table};
-use super::ttl::Lifetime;
+use super::ttl::{Lifetime, STAMP_LEN};
 use super::value::read_archive;
 use super::{ArchivedValue, Hashed, StateBackend, StateError, StateValue};
 use crate::record::{Key, Schema};
@@ -51,11 +52,8 @@ impl StateBackend {
                 home_kind: Some(VALUE),
                 lifetime,
                 layout: ValueState::<K, V>::LAYOUT,
-                layout_text: format!("value per key: key {}, value {}", K::NAME, V::layout()),
-                check: |kind, key, value| match kind {
-                    VALUE => is_key::<K>(key) && (V::check(value) || may_be_long::<V>(value)),
-                    _ => check_chunk(kind, key, value),
-                },
+                layout_text: ValueState::<K, V>::layout_text(),
+                check: ValueState::<K, V>::check,
             },
         )?;
         Ok(ValueState { table, of: PhantomData })
@@ -69,6 +67,51 @@ pub(super) fn may_be_long<V: StateValue>(value: &[u8]) -> bool {
 
 impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
     const LAYOUT: Layout = Layout::for_lens(K::FIXED_LEN, V::FIXED_LEN);
+
+    fn layout_text() -> String {
+        format!("value per key: key {}, value {}", K::NAME, V::layout())
+    }
+
+    fn check(kind: u8, key: &[u8], value: &[u8]) -> bool {
+        match kind {
+            VALUE => is_key::<K>(key) && (V::check(value) || may_be_long::<V>(value)),
+            _ => check_chunk(kind, key, value),
+        }
+    }
+
+    /// Takes values over that a former version of the program stored as `Old`. Several may be given, for several former versions. A function
+    /// that panics fails the restore with an error; the checkpoint stays as it is.
+    ///
+    /// ```
+    /// # use millstream::memory::{Arena, ArenaOptions, MemoryBudget};
+    /// # use millstream::state::{KeyGroupRange, StateBackend, ValueState};
+    /// # let arena = Arena::new(MemoryBudget::new(16 << 20), ArenaOptions::default());
+    /// # let mut states = StateBackend::new(KeyGroupRange { start: 0, end: 1 }, 1, arena);
+    /// // It was a u32 in version 1, and without a count in version 2.
+    /// let total: ValueState<u64, [u64; 2]> = states.value("operator", "total")?;
+    /// let total = total.migrate_from(|old: u32| [u64::from(old), 0]).migrate_from(|old: u64| [old, 0]);
+    /// # Ok::<(), millstream::state::StateError>(())
+    /// ```
+    pub fn migrate_from<Old: StateValue>(self, convert: impl Fn(Old) -> V + 'static) -> Self {
+        self.add_migration::<Old>(0, converting(convert));
+        self
+    }
+
+    /// As `migrate_from`, for a value behind so many bytes that stay as they are.
+    pub(super) fn add_migration<Old: StateValue>(&self, kept: usize, convert: Convert) {
+        debug_assert!(kept == 0 || kept == STAMP_LEN);
+        self.table.borrow_mut().add_migration(Migration {
+            layout_text: ValueState::<K, Old>::layout_text(),
+            layout: ValueState::<K, Old>::LAYOUT,
+            check: ValueState::<K, Old>::check,
+            kept: if kept == 0 {
+                |kind| (kind == VALUE).then_some(0)
+            } else {
+                |kind| (kind == VALUE).then_some(STAMP_LEN)
+            },
+            convert,
+        });
+    }
 
     pub(super) fn address<'a>(key: &Hashed<'a, K>) -> Address<'a> {
         Address { group: key.group, hash: key.hash, kind: VALUE, key: key.key.bytes() }
@@ -174,6 +217,9 @@ pub trait ValuePerKey<K: ?Sized, V> {
 
     /// Removes the key's value; answers whether there was one.
     fn remove(&self, key: &Hashed<K>) -> bool;
+
+    /// Takes values over that a former version of the program stored as `Old`.
+    fn migrate_from<Old: StateValue>(self, convert: impl Fn(Old) -> V + 'static) -> Self;
 }
 
 impl<K: Key + ?Sized, V: StateValue> ValuePerKey<K, V> for ValueState<K, V> {
@@ -189,6 +235,10 @@ impl<K: Key + ?Sized, V: StateValue> ValuePerKey<K, V> for ValueState<K, V> {
 
     fn remove(&self, key: &Hashed<K>) -> bool {
         self.remove(key)
+    }
+
+    fn migrate_from<Old: StateValue>(self, convert: impl Fn(Old) -> V + 'static) -> Self {
+        self.migrate_from(convert)
     }
 }
 

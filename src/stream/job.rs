@@ -136,6 +136,11 @@ impl GraphCell {
         self.0.borrow_mut().operators.push(name.to_owned());
     }
 
+    pub(super) fn keyed_operator(&self, name: &str, vertex: VertexId) {
+        self.operator(name);
+        self.0.borrow_mut().keyed_operators.push((name.to_owned(), vertex));
+    }
+
     pub(super) fn connect(
         &self,
         from: VertexId,

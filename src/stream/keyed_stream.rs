@@ -67,7 +67,7 @@ impl<K: Key + ?Sized, R: Record> KeyedStream<K, R> {
         R: Record<View = R> + FixedValue + Copy,
         F: Fn(&R, &R) -> R + Clone + Send + Sync + 'static,
     {
-        self.graph.operator(name);
+        self.graph.keyed_operator(name, self.vertex);
         let chain = ReduceChain { operator: name.into(), function, _records: PhantomData };
         DataStream { graph: self.graph, vertex: self.vertex, chain }
     }
@@ -82,7 +82,7 @@ impl<K: Key + ?Sized, R: Record> KeyedStream<K, R> {
     }
 
     fn process_into<P>(self, name: &str, function: P, side: Option<EdgeId>) -> DataStream<ProcessChain<K, R, P>> {
-        self.graph.operator(name);
+        self.graph.keyed_operator(name, self.vertex);
         let in_order = self.in_event_time_order;
         let chain = ProcessChain { operator: name.into(), function, side, in_order, _records: PhantomData };
         DataStream { graph: self.graph, vertex: self.vertex, chain }

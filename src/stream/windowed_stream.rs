@@ -46,7 +46,7 @@ where
 
     fn aggregate_into<A>(self, name: &str, aggregate: A, late: Option<EdgeId>) -> DataStream<WindowChain<K, R, A>> {
         let Self { stream, windows } = self;
-        stream.graph.operator(name);
+        stream.graph.keyed_operator(name, stream.vertex);
         let chain = WindowChain { operator: name.into(), windows, aggregate, late, _records: PhantomData };
         DataStream { graph: stream.graph, vertex: stream.vertex, chain }
     }

@@ -27,6 +27,8 @@ pub enum TaskCommand {
         images: ImageRequest,
         /// Whether sources stop reading at the barrier: the job ends with this checkpoint.
         stop: bool,
+        /// Whether sources send the last watermark before the barrier, so that everything that waits for event time happens.
+        drain: bool,
     },
     /// Checkpoint `id` is durable. With `last` the task ends once its sinks have committed.
     Complete {

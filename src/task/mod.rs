@@ -12,5 +12,6 @@ mod source_head;
 mod task;
 
 pub use messages::{Execution, ImageRequest, ReportSender, TaskCommand, TaskInbox, TaskReport};
+pub use restoring::{Dropping, states_in_words};
 pub use source_head::SourceHead;
 pub use task::{Deployment, Task};

@@ -292,6 +292,12 @@ where
         }
     }
 
+    fn drain(&mut self, cx: &mut ChainContext<'_>) {
+        if !self.ended {
+            self.pass(cx, Signal::Watermark(Watermark::MAX));
+        }
+    }
+
     fn wake_at_ns(&self) -> Option<u64> {
         let readers = self.splits.iter().filter_map(|split| match &split.state {
             SplitState::Open(reader) => reader.wake_at_ns(),

@@ -5,7 +5,7 @@
 
 use super::input::{EdgeInput, SourceInput, Taken, TaskInput};
 use super::messages::{Execution, ImageRequest, ReportSender, TaskCommand, TaskInbox, TaskReport};
-use super::restoring::Restoring;
+use super::restoring::{Dropping, Restoring};
 use super::snapshotting::Snapshotting;
 use crate::checkpoint::{CheckpointId, RestoredCheckpoint};
 use crate::exchange::InputGate;
@@ -40,6 +40,8 @@ pub struct Deployment {
     pub restore: Option<Arc<RestoredCheckpoint>>,
     /// A file of its own for state that the memory does not hold.
     pub spill_path: Option<PathBuf>,
+    /// Which of the states there it answers for.
+    pub dropping: Dropping,
     /// Commands for it.
     pub inbox: Arc<TaskInbox>,
     /// Where it reports.
@@ -78,11 +80,12 @@ enum Phase {
 impl Task {
     /// Builds the task on its slot.
     pub fn build(deployment: Deployment, mut cx: BuildContext, now_ns: u64) -> Result<Self, BuildError> {
-        let Deployment { of, vertex, key_groups, chains, input, restore, spill_path, inbox, reports } = deployment;
+        let Deployment { of, vertex, key_groups, chains, input, restore, spill_path, dropping, inbox, reports } =
+            deployment;
         let built = chains.iter().map(|build| build(&mut cx)).collect::<Result<Vec<_>, _>>()?;
         let restored_id = restore.as_ref().map_or(CheckpointId::default(), |checkpoint| checkpoint.id());
         let input = TaskInput::assemble(built, input, restored_id, now_ns);
-        let restoring = Restoring::new(restore, spill_path, &cx.state);
+        let restoring = Restoring::new(restore, spill_path, &cx.state, key_groups, cx.arena, dropping);
         Ok(Self {
             of,
             vertex,
@@ -188,9 +191,12 @@ impl Task {
     fn take_commands(&mut self, cx: &mut ChainContext<'_>) {
         while let Some(command) = self.inbox.take() {
             match command {
-                TaskCommand::Trigger { id, images, stop } => {
+                TaskCommand::Trigger { id, images, stop, drain } => {
                     self.images = (id, images);
                     if let TaskInput::Source(source) = &mut self.input {
+                        if drain {
+                            source.root.drain(cx);
+                        }
                         source.stopped = stop.then_some(id);
                         self.begin_snapshot(id, cx);
                     }
@@ -258,6 +264,9 @@ impl Task {
 
     /// Gives up files and operations under way: the slot's I/O outlives the task, and would keep them and their buffers.
     fn close(&mut self, cx: &mut ChainContext<'_>) {
+        if let Phase::Restoring(restoring) = &mut self.phase {
+            restoring.close(cx.io);
+        }
         self.state.borrow_mut().close();
         self.input.signal_all(cx, Signal::Close);
         self.phase = Phase::Ended;

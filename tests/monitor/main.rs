@@ -10,6 +10,7 @@ mod naive;
 mod output;
 mod program;
 
+mod checkpoint_tools;
 mod equals_naive;
 mod full_disk;
 mod refuses_bad_input;

@@ -189,9 +189,9 @@ fn a_directory_without_checkpoints_is_nothing_to_verify() {
     let empty = scratch.join("empty");
     std::fs::create_dir(&empty).unwrap();
     for what in ["ls", "verify"] {
-        assert_refused(&run(&["checkpoints", what, empty.to_str().unwrap()]), 1, &["empty"]);
+        assert_refused(&run(&["checkpoints", what, empty.to_str().unwrap()]), 2, &["empty"]);
         let missing = scratch.join("missing");
-        assert_refused(&run(&["checkpoints", what, missing.to_str().unwrap()]), 1, &["missing"]);
+        assert_refused(&run(&["checkpoints", what, missing.to_str().unwrap()]), 2, &["missing"]);
     }
 }
 

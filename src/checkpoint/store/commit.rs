@@ -323,6 +323,7 @@ impl CheckpointStore {
         }
         active.phase = Phase::Writing;
         self.queue_archive(active, BlockKind::Manifest, manifest.encode(), MapRange::default());
+        active.says = Some(manifest);
     }
 
     fn written(&mut self, io: &mut dyn Io, active: &mut Active) {
@@ -399,6 +400,7 @@ impl CheckpointStore {
             };
             let mut extents = std::mem::take(&mut active.manifest_extents);
             extents.insert(manifest.file);
+            self.newest = active.says.take();
             self.retained.insert(0, Retained { superblock, extents });
         }
         self.retained.truncate(self.options.retained_count);

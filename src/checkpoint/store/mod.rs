@@ -11,15 +11,20 @@
 //! retained checkpoint reaches.
 
 mod commit;
+mod copying;
 mod load_map;
 mod open;
+mod prune;
 mod reclaim;
+
+pub(super) use open::pairs_for;
+pub use prune::Pruned;
 
 use super::CheckpointId;
 use super::error::{CheckpointError, Damage};
 use super::format::{self, BlockKind, BlockRef};
 use super::lock::DirLock;
-use super::manifest::SnapshotKind;
+use super::manifest::{Manifest, SnapshotKind};
 use super::page_map::{Entry, MapBlock, MapRange, PageMap};
 use super::restored::RestoredCheckpoint;
 use super::snapshot::{PageKey, Piece, PieceBlock, SubtaskSnapshot};
@@ -187,6 +192,10 @@ pub struct CheckpointStore {
     /// Alive while somebody may still read the restored checkpoint.
     restored_alive: Weak<()>,
     restored_extents: BTreeSet<u32>,
+    /// What the newest checkpoint's manifest says; `None` before the first commit.
+    newest: Option<Manifest>,
+    /// Checkpoints that savepoints are being copied from.
+    pins: Vec<Pin>,
     active: Option<Box<Active>>,
     background: Vec<(IoToken, Background)>,
 }
@@ -205,6 +214,13 @@ struct Extent {
 struct Retained {
     superblock: Superblock,
     extents: BTreeSet<u32>,
+}
+
+/// Extents that somebody may still read, and whether he is alive.
+#[derive(Debug)]
+pub(in crate::checkpoint) struct Pin {
+    pub alive: Weak<()>,
+    pub extents: BTreeSet<u32>,
 }
 
 /// Operations nobody waits for.
@@ -232,6 +248,8 @@ struct Active {
     added: Vec<BlockRef>,
     map_blocks: Vec<MapBlock>,
     manifest: Option<BlockRef>,
+    /// What the manifest says, kept until it is committed.
+    says: Option<Manifest>,
     manifest_extents: BTreeSet<u32>,
     durable: bool,
     pair: usize,
@@ -477,6 +495,7 @@ impl Active {
             added: Vec::new(),
             map_blocks: Vec::new(),
             manifest: None,
+            says: None,
             manifest_extents: BTreeSet::new(),
             durable: false,
             pair: 0,

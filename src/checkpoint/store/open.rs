@@ -22,7 +22,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// Pairs of slots in a superblock file: one more than checkpoints are kept, so that the one being written overwrites none.
-pub(super) fn pairs_for(options: &StoreOptions) -> usize {
+pub(in crate::checkpoint) fn pairs_for(options: &StoreOptions) -> usize {
     (options.retained_count + 1).max(4)
 }
 
@@ -88,6 +88,8 @@ impl CheckpointStore {
             current: None,
             restored_alive: Weak::new(),
             restored_extents: BTreeSet::new(),
+            newest: None,
+            pins: Vec::new(),
             active: None,
             background: Vec::new(),
         };
@@ -110,6 +112,18 @@ impl CheckpointStore {
             }
             return Ok(());
         }
+        self.superblock = Some(self.new_superblock(io)?);
+        if is_damaged {
+            for number in std::mem::take(&mut self.old_superblocks) {
+                io.complete(IoOp::Remove { path: self.dir.join(format::superblock_name(number)) }).map_err(refusal)?;
+            }
+            io.complete(IoOp::SyncDir { path: self.dir.clone() }).map_err(refusal)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a superblock file that names the retained checkpoints; waits for it.
+    pub(super) fn new_superblock(&mut self, io: &mut dyn Io) -> Result<SuperblockFile, RestoreError> {
         let number = self.next_superblock;
         self.next_superblock = number.saturating_add(1);
         let free = Superblock::free(&self.job_name, pairs_for(&self.options));
@@ -122,14 +136,7 @@ impl CheckpointStore {
             }
             io.wait(Duration::from_millis(10));
         };
-        self.superblock = Some(opened);
-        if is_damaged {
-            for number in std::mem::take(&mut self.old_superblocks) {
-                io.complete(IoOp::Remove { path: self.dir.join(format::superblock_name(number)) }).map_err(refusal)?;
-            }
-            io.complete(IoOp::SyncDir { path: self.dir.clone() }).map_err(refusal)?;
-        }
-        Ok(())
+        Ok(opened)
     }
 
     /// Takes the restored pages for its own: the next checkpoint builds on them. Which they are is read in the steps that follow.

@@ -81,6 +81,8 @@ impl CheckpointStore {
         if self.restored_alive.strong_count() > 0 {
             needed.extend(&self.restored_extents);
         }
+        self.pins.retain(|pin| pin.alive.strong_count() > 0);
+        needed.extend(self.pins.iter().flat_map(|pin| &pin.extents));
         let (kept, gone): (BTreeMap<u32, u64>, BTreeMap<u32, u64>) =
             std::mem::take(&mut self.extents).into_iter().partition(|(number, _)| needed.contains(number));
         self.extents = kept;

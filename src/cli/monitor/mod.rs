@@ -3,6 +3,8 @@
 //! Here: the run from the command line to the exit code. The job itself is `job`, its arithmetic `anomaly`, its lines `lines`.
 
 mod anomaly;
+#[cfg(feature = "object-store")]
+mod copies;
 mod figures;
 mod interrupt;
 mod job;
@@ -47,7 +49,11 @@ pub fn run(args: Args) -> Result<(), CliError> {
         None => engine,
     };
     let engine = engine.start().map_err(CliError::failed)?;
-    let job = engine.submit(job::build(&options), job_options(&options)).map_err(refusal)?;
+    #[allow(unused_mut, reason = "only copies change it, and they are a feature")]
+    let mut job_options = job_options(&options);
+    #[cfg(feature = "object-store")]
+    copies::prepare(&options, &mut job_options)?;
+    let job = engine.submit(job::build(&options), job_options).map_err(refusal)?;
     let ended = Watch { job, options: &options, interrupt, start_ns: MachineClock.monotonic_ns() }.until_it_ends();
     engine.stop();
     ended
@@ -64,7 +70,12 @@ fn job_options(options: &Options) -> JobOptions {
         max_parallelism: Some(options::KEY_GROUPS),
         memory_bytes: Some(options.memory_bytes),
         restart,
-        checkpoints: Some(CheckpointOptions { retained: RETAINED, ..checkpoints }),
+        checkpoints: Some(CheckpointOptions {
+            retained: RETAINED,
+            allow_dropped_state: options.allow_dropped_state,
+            ..checkpoints
+        }),
+        from_savepoint: options.from_savepoint.clone(),
         ..JobOptions::default()
     }
 }
@@ -94,13 +105,17 @@ impl Watch<'_> {
     fn until_it_ends(self) -> Result<(), CliError> {
         let mut report = Report::new(self.options.json);
         let mut is_stopping = false;
+        let mut savepoint = None;
         let outcome = loop {
             if let Some(outcome) = self.job.wait_for(LOOK_EVERY) {
                 break outcome;
             }
             if !is_stopping && (self.interrupt.was_asked() || self.time_is_over()) {
                 is_stopping = true;
-                self.job.stop();
+                match &self.options.savepoint {
+                    Some(dir) => savepoint = Some(self.job.stop_with_savepoint(dir, self.options.drain)),
+                    None => self.job.stop(),
+                }
             }
             let elapsed_ns = self.elapsed_ns();
             if report.is_due(elapsed_ns) {
@@ -111,7 +126,17 @@ impl Watch<'_> {
         let JobOutcome { state, .. } = outcome.map_err(|JobError::Failed { reason, .. }| CliError::failed(reason))?;
         let figures = Figures::gather(&self.job, self.elapsed_ns());
         report.result(state, &figures, self.options);
-        self.judge(state, &figures)
+        self.judge(state, &figures)?;
+        match (&self.options.savepoint, savepoint) {
+            (Some(_), Some(savepoint)) => savepoint.wait().map(|_| ()).map_err(CliError::failed),
+            (Some(dir), None) => Err(CliError::failed(format_args!(
+                "the job ended before it was stopped, so no savepoint \"{}\" was taken: copy its last checkpoint with `millstream checkpoints copy \"{}\" \"{}\"`",
+                dir.display(),
+                self.options.state.display(),
+                dir.display()
+            ))),
+            (None, _) => Ok(()),
+        }
     }
 
     fn judge(&self, state: JobState, figures: &Figures) -> Result<(), CliError> {

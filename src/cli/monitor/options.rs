@@ -2,6 +2,7 @@
 
 use crate::cli::error::CliError;
 use crate::cli::values::{self, RunTime, shown_ms};
+use millstream::engine::FromSavepoint;
 use millstream::io::IoChoice;
 use millstream::source::OnBadRecord;
 use std::path::{Path, PathBuf};
@@ -37,6 +38,31 @@ pub struct Args {
     /// Where the checkpoints go; a run with the same directory continues where the last one ended, however it ended
     #[arg(long, value_name = "DIR", default_value = STATE)]
     state: Option<PathBuf>,
+
+    /// Go on although the checkpoint holds state that this version of the program does not use any more; that state is lost
+    #[arg(long)]
+    allow_dropped_state: bool,
+    /// Start from this savepoint; the --state directory must hold no checkpoint then
+    #[arg(long, value_name = "DIR")]
+    from_savepoint: Option<PathBuf>,
+
+    /// The savepoint may be of a job of another name
+    #[arg(long, requires = "from_savepoint")]
+    any_job: bool,
+
+    /// When the job is stopped, copy its final checkpoint into this new directory, to start from later, here or elsewhere
+    #[arg(long, value_name = "DIR")]
+    savepoint: Option<PathBuf>,
+
+    /// Fire all windows and timers before that savepoint, as if the input had ended: for a job that is not meant to go on
+    #[arg(long, requires = "savepoint")]
+    drain: bool,
+
+    /// Copy checkpoints to this object store beside the job, and on a fresh machine fetch the newest from there first:
+    /// s3://BUCKET/PREFIX, keys and endpoint from the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT, ...)
+    #[cfg(feature = "object-store")]
+    #[arg(long, value_name = "URL")]
+    copies: Option<String>,
 
     /// How many slots (pinned threads) work [default: the CPUs this process may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=KEY_GROUPS as i64))]
@@ -106,6 +132,12 @@ pub struct Options {
     pub run_time: RunTime,
     pub out: PathBuf,
     pub state: PathBuf,
+    pub allow_dropped_state: bool,
+    pub from_savepoint: Option<FromSavepoint>,
+    pub savepoint: Option<PathBuf>,
+    pub drain: bool,
+    #[cfg(feature = "object-store")]
+    pub copies: Option<String>,
     /// `None`: one per CPU this process may use.
     pub slots: Option<u32>,
     pub memory_bytes: usize,
@@ -161,6 +193,12 @@ impl Args {
         let options = Options {
             run_time: self.run_time.unwrap_or(defaults.run_time),
             state: self.state.unwrap_or_else(|| STATE.into()),
+            allow_dropped_state: self.allow_dropped_state,
+            from_savepoint: self.from_savepoint.map(|dir| FromSavepoint { dir, of_any_job: self.any_job }),
+            savepoint: self.savepoint,
+            drain: self.drain,
+            #[cfg(feature = "object-store")]
+            copies: self.copies,
             slots: self.slots,
             memory_bytes: self.memory.unwrap_or(512 << 20),
             window_ms: ms(self.window, defaults.window_ms),
@@ -216,6 +254,12 @@ impl Options {
                  window a multiple of a longer slide",
                 shown_ms(self.window_ms),
                 shown_ms(self.slide_ms)
+            )));
+        }
+        if let Some(dir) = self.savepoint.as_ref().filter(|dir| dir.exists()) {
+            return Err(CliError::Usage(format!(
+                "--savepoint \"{}\" exists already: give each savepoint a name of its own",
+                dir.display()
             )));
         }
         if self.checkpoint_every < Duration::from_millis(10) {

@@ -191,3 +191,35 @@ fn archived(input: &DeriveInput) -> TokenStream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use syn::parse_quote;
+
+    fn refusal(of: &DeriveInput) -> String {
+        expand(of).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_cannot_be_a_record_is_refused_with_what_to_change() {
+        let without_repr = parse_quote! { struct Payment { cents: i64 } };
+        assert!(refusal(&without_repr).starts_with("`Payment` needs `#[repr(C)]`"));
+        let an_enum = parse_quote! { #[repr(C)] enum Kind { Debit, Credit } };
+        assert!(refusal(&an_enum).contains("use `#[record(archived)]`"));
+        let generic = parse_quote! { #[repr(C)] struct Of<T> { value: T } };
+        assert!(refusal(&generic).starts_with("a record cannot be generic"));
+        let unknown = parse_quote! { #[record(packed)] struct Payment { cents: i64 } };
+        assert!(refusal(&unknown).contains("the only option is `#[record(archived)]`"));
+        let a_union = parse_quote! { union Bits { whole: u64, half: u32 } };
+        assert!(schema(&a_union).unwrap_err().to_string().contains("use an enum"));
+    }
+
+    #[test]
+    fn the_schema_names_fields_and_types_in_their_order() {
+        let written = schema(&parse_quote! { struct Payment { card: u64, cents: i64 } }).unwrap().to_string();
+        assert!(written.find("\"card\"") < written.find("\"cents\""), "{written}");
+        let numbered = schema(&parse_quote! { struct Pair(u64, i64); }).unwrap().to_string();
+        assert!(numbered.find("\"0\"") < numbered.find("\"1\""), "{numbered}");
+    }
+}

@@ -1,0 +1,233 @@
+//! Copies of checkpoints in an object store: what a fresh machine fetches is what the job had, however the store behaves.
+#![cfg(feature = "object-store")]
+#![allow(clippy::disallowed_methods, reason = "the tests look at what is really in the directories")]
+
+use futures_util::stream::BoxStream;
+use millstream::checkpoint::{CheckpointFollower, CheckpointId, verify};
+use millstream::engine::{CheckpointOptions, Engine, FromSavepoint, JobOptions};
+use millstream::io::{self, Io, IoChoice};
+use millstream::job_manager::JobState;
+use millstream::memory::{Arena, ArenaOptions, MemoryBudget};
+use millstream::offline::{OfflineCheckpoint, compare};
+use millstream::remote::{RemoteCopies, RemoteError};
+use millstream::sink::Collect;
+use millstream::slot::Doorbell;
+use millstream::source::Generator;
+use millstream::stream::Job;
+use millstream::time::{EventTimeMs, Watermarks};
+use object_store::memory::InMemory;
+use object_store::path::Path as Object;
+use object_store::*;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("remote-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        Self(dir)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn tools() -> (Box<dyn Io>, Arena) {
+    let io = io::open(IoChoice::Blocking, Arc::new(Doorbell::new().unwrap())).unwrap();
+    (io, Arena::new(MemoryBudget::new(128 << 20), ArenaOptions::default()))
+}
+
+/// Runs a job over 20,000 numbers to its end, with its checkpoints copied.
+fn run(state: &Path, copies: &RemoteCopies) -> JobState {
+    let engine = Engine::builder().slots(2).memory(128 << 20).pin(false).start().unwrap();
+    let (job, sink) = (Job::new("copied"), Collect::immediate());
+    job.source("numbers", Generator::new(|n: u64| n).in_splits(2).count(20_000).per_second(40_000.0))
+        .event_time(|n: &u64| EventTimeMs(*n as i64), Watermarks::monotonous())
+        .key_by("by-key", |n: &u64| n % 5_000)
+        .reduce("sum", |a, b| a + b)
+        .sink("out", sink);
+    let follower: Arc<dyn CheckpointFollower> = Arc::new(copies.clone());
+    let checkpoints = CheckpointOptions::every(state, Duration::from_millis(20));
+    let checkpoints = Some(CheckpointOptions { follower: Some(follower), ..checkpoints });
+    let handle = engine.submit(job, JobOptions { checkpoints, ..JobOptions::default() }).unwrap();
+    handle.wait_for(Duration::from_secs(60)).expect("the job hangs").unwrap().state
+}
+
+/// Whether two directories hold the same.
+fn hold_the_same(a: &Path, b: &Path) -> bool {
+    let (mut io, arena) = tools();
+    let a = OfflineCheckpoint::open(&mut *io, &arena, a, None).unwrap();
+    let b = OfflineCheckpoint::open(&mut *io, &arena, b, None).unwrap();
+    let (states, damages) = compare(&mut *io, &a, &b, |_, _, _| {}).unwrap();
+    assert!(damages.is_empty() && states.iter().any(|state| state.same > 0 || !state.is_none()));
+    a.checkpoint().id() == b.checkpoint().id() && states.iter().all(|state| state.is_none())
+}
+
+#[test]
+fn a_fresh_machine_fetches_the_last_checkpoint_of_a_job_and_goes_on_from_it() {
+    let scratch = Scratch::new("fetch");
+    let (state, fetched) = (scratch.0.join("state"), scratch.0.join("fetched"));
+    let store = Arc::new(InMemory::new());
+    let copies = RemoteCopies::into_store(store.clone(), "jobs/copied").every(Duration::from_millis(30));
+    assert_eq!(run(&state, &copies), JobState::Finished);
+    let figures = copies.figures();
+    assert!(figures.copied >= 2 && figures.failed == 0, "{figures:?}");
+    let (mut io, arena) = tools();
+    let id = copies.download(&mut *io, &arena, None, &fetched).unwrap();
+    assert_eq!(Some(id), figures.last);
+    let report = verify(&mut *io, &arena, &fetched).unwrap();
+    assert!(report.damages.is_empty() && report.intact == [id], "{report:?}");
+    assert!(hold_the_same(&state, &fetched));
+    // It is the job's own directory from now on.
+    assert_eq!(run(&fetched, &RemoteCopies::into_store(store, "jobs/again")), JobState::Finished);
+    let occupied = copies.download(&mut *io, &arena, None, &fetched).unwrap_err();
+    assert!(matches!(occupied, RemoteError::Occupied { .. }), "{occupied}");
+}
+
+#[test]
+fn only_what_is_new_goes_over() {
+    let scratch = Scratch::new("incremental");
+    let store = Arc::new(InMemory::new());
+    let copies = RemoteCopies::into_store(store.clone(), "p").every(Duration::ZERO);
+    assert_eq!(run(&scratch.0.join("state"), &copies), JobState::Finished);
+    let figures = copies.figures();
+    let (mut io, arena) = tools();
+    let before = figures.bytes;
+    // The same directory again, from another process's point of view: everything is there.
+    let again = RemoteCopies::into_store(store.clone(), "p");
+    assert_eq!(again.upload(&mut *io, &arena, &scratch.0.join("state")).unwrap(), figures.last.unwrap());
+    assert!(before < figures.copied * (2 << 20) + (8 << 20), "{figures:?}");
+}
+
+#[test]
+fn a_savepoint_can_be_carried_over_a_store() {
+    let scratch = Scratch::new("savepoint");
+    let (state, savepoint, fetched) = (scratch.0.join("state"), scratch.0.join("savepoint"), scratch.0.join("fetched"));
+    let copies = RemoteCopies::into_store(Arc::new(InMemory::new()), "");
+    assert_eq!(run(&state, &copies), JobState::Finished);
+    let (mut io, arena) = tools();
+    let opened = OfflineCheckpoint::open(&mut *io, &arena, &state, None).unwrap();
+    let source = opened.checkpoint().clone();
+    let copy = millstream::checkpoint::SavepointCopy::start(&mut *io, &arena, source, &savepoint, Default::default());
+    copy.unwrap().complete(&mut *io).unwrap();
+    let place = RemoteCopies::into_store(Arc::new(InMemory::new()), "savepoints/one");
+    place.upload(&mut *io, &arena, &savepoint).unwrap();
+    place.download(&mut *io, &arena, None, &fetched).unwrap();
+    assert!(hold_the_same(&state, &fetched));
+    let _ = FromSavepoint::in_dir(&fetched);
+}
+
+#[test]
+fn an_empty_place_and_a_checkpoint_that_is_not_there_are_refused() {
+    let scratch = Scratch::new("empty");
+    let copies = RemoteCopies::into_store(Arc::new(InMemory::new()), "nothing");
+    let (mut io, arena) = tools();
+    let refused = copies.download(&mut *io, &arena, None, &scratch.0.join("fetched")).unwrap_err();
+    assert!(matches!(refused, RemoteError::NoCheckpoint { .. }), "{refused}");
+    let asked = Some(CheckpointId(3));
+    assert!(copies.download(&mut *io, &arena, asked, &scratch.0.join("fetched")).is_err());
+    assert!(RemoteCopies::to("no address").is_err() && RemoteCopies::to("gopher://x/y").is_err());
+}
+
+#[test]
+fn a_job_that_began_anew_does_not_overwrite_the_copies_of_another() {
+    let scratch = Scratch::new("another");
+    let store = Arc::new(InMemory::new());
+    let copies = RemoteCopies::into_store(store.clone(), "p").every(Duration::from_millis(10));
+    assert_eq!(run(&scratch.0.join("one"), &copies), JobState::Finished);
+    let last = copies.figures().last.unwrap();
+    let (mut io, arena) = tools();
+    // Other content under the same number.
+    let other = RemoteCopies::into_store(store.clone(), "p");
+    let mut writer = millstream::offline::SavepointWriter::new("copied", 128, &arena);
+    let sum = writer.states().value::<u64, u64>("sum", "reduced").unwrap();
+    let context = writer.states().key_context();
+    sum.put(&context.hash(&1), &1).unwrap();
+    let savepoint = scratch.0.join("savepoint");
+    writer.number(last);
+    writer.write(&mut *io, &savepoint).unwrap();
+    let refused = other.upload(&mut *io, &arena, &savepoint).unwrap_err();
+    assert!(matches!(refused, RemoteError::AnotherWriter { .. }), "{refused}");
+    copies.download(&mut *io, &arena, None, &scratch.0.join("fetched")).unwrap();
+    assert!(hold_the_same(&scratch.0.join("one"), &scratch.0.join("fetched")));
+}
+
+/// A store in which every third operation fails.
+#[derive(Debug)]
+struct Failing {
+    inner: InMemory,
+    operations: AtomicU64,
+}
+
+impl Failing {
+    fn may_fail(&self) -> Result<()> {
+        match self.operations.fetch_add(1, Ordering::Relaxed) % 3 {
+            2 => Err(Error::Generic { store: "failing", source: "planted".into() }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Display for Failing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("failing")
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for Failing {
+    async fn put_opts(&self, location: &Object, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        self.may_fail()?;
+        self.inner.put_opts(location, payload, opts).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Object,
+        opts: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(location, opts).await
+    }
+
+    async fn get_opts(&self, location: &Object, options: GetOptions) -> Result<GetResult> {
+        self.inner.get_opts(location, options).await
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Object>>) -> BoxStream<'static, Result<Object>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Object>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Object>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Object, to: &Object, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+#[test]
+fn a_store_that_fails_costs_time_and_neither_the_job_nor_the_copy() {
+    let scratch = Scratch::new("failing");
+    let store = Arc::new(Failing { inner: InMemory::new(), operations: AtomicU64::new(0) });
+    let copies = RemoteCopies::into_store(store, "p").every(Duration::from_millis(10));
+    assert_eq!(run(&scratch.0.join("state"), &copies), JobState::Finished);
+    let figures = copies.figures();
+    assert!(figures.failed > 0 && figures.last_failure.is_some(), "{figures:?}");
+    let (mut io, arena) = tools();
+    let id = copies.download(&mut *io, &arena, None, &scratch.0.join("fetched")).unwrap();
+    assert_eq!(Some(id), figures.last);
+    assert!(verify(&mut *io, &arena, &scratch.0.join("fetched")).unwrap().damages.is_empty());
+}
