@@ -241,7 +241,7 @@ fn a_changed_type_is_refused_with_both_layouts() {
     assert_eq!(
         check_compatible(&changed, &asked).unwrap_err().to_string(),
         "state \"totals\" of operator \"count\" is stored as `value per key: key u64, value u32 (4 bytes)`, the program asks for \
-         `value per key: key u64, value [u64; 2] (16 bytes)` (value was u32 (4 bytes) and is [u64; 2] (16 bytes)): restore with the former \
+         `value per key: key u64, value [u64; 2] (16 bytes), cells of 8 + 16 bytes` (value was u32 (4 bytes) and is [u64; 2] (16 bytes)): restore with the former \
          type, say how to migrate it, or give the changed state a new name"
     );
 }

@@ -138,8 +138,8 @@ fn a_changed_type_is_refused_with_the_fields_that_differ() {
     assert_eq!(
         refusal.to_string(),
         "state \"total\" of operator \"cards\" is stored as \
-         `value per key: key u64, value Total{cents: i64, count: u32, flags: u32} (16 bytes)`, the program asks for \
-         `value per key: key u64, value Totals{cents: i64, count: u64} (16 bytes)` \
+         `value per key: key u64, value Total{cents: i64, count: u32, flags: u32} (16 bytes), cells of 8 + 16 bytes`, the program asks for \
+         `value per key: key u64, value Totals{cents: i64, count: u64} (16 bytes), cells of 8 + 16 bytes` \
          (value.count was u32 and is u64; value.flags (u32) is gone): \
          restore with the former type, say how to migrate it, or give the changed state a new name"
     );

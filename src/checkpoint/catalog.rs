@@ -207,8 +207,8 @@ impl<'a> Reader<'a> {
         if damages.is_empty() { Ok(manifest) } else { Err(LoadFault::Damaged(damages)) }
     }
 
-    /// Reads blocks of a page map and hands their entries to `each`, with the index of their block. Every piece they name is held against
-    /// the length of its file, so that later reads and allocations are bounded.
+    /// Reads blocks of a page map and hands their entries to `each`, with the index of their block. Entries that later ones replace may name
+    /// files that are gone.
     pub(super) fn read_map(
         &mut self,
         job: u64,
@@ -228,19 +228,24 @@ impl<'a> Reader<'a> {
                 });
             let entries = read.map_err(|fault| self.fault(checkpoint, block.file, block.offset, "page map", fault))?;
             for entry in entries {
-                let Some((page, piece)) = entry.parts() else {
-                    let fault = BlockFault::Malformed("an unknown kind of piece".to_owned());
-                    return Err(self.fault(checkpoint, block.file, block.offset, "page map", fault));
-                };
+                each(index, entry)
+                    .map_err(|fault| self.fault(checkpoint, block.file, block.offset, "page map", fault))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Holds every piece against the length of its file, so that later reads and allocations are bounded.
+    pub(super) fn check_places(&mut self, checkpoint: u64, map: &PageMap) -> Result<(), LoadFault> {
+        for (page, chain) in map.iter() {
+            for piece in chain {
                 let fault = match self.extent(piece.file) {
-                    Ok((_, len)) => piece_fault(&piece, len),
+                    Ok((_, len)) => piece_fault(piece, len),
                     Err(fault) => Some(fault),
                 };
                 if let Some(fault) = fault {
-                    return Err(LoadFault::Damaged(vec![self.piece_damage(checkpoint, page, &piece, fault)]));
+                    return Err(LoadFault::Damaged(vec![self.piece_damage(checkpoint, page, piece, fault)]));
                 }
-                each(index, entry)
-                    .map_err(|fault| self.fault(checkpoint, block.file, block.offset, "page map", fault))?;
             }
         }
         Ok(())

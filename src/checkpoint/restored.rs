@@ -219,6 +219,8 @@ impl RestoredCheckpoint {
             let wanted = page.state == state && key_groups.contains(crate::state::KeyGroup(page.key_group));
             if wanted { index.map.apply_entry(&entry) } else { Ok(()) }
         })?;
+        let places = Reader::new(io, arena, &self.dir).check_places(self.id.0, &index.map);
+        places.map_err(|fault| self.unreadable_map(fault))?;
         Ok(index)
     }
 
@@ -266,13 +268,17 @@ impl RestoredCheckpoint {
         let blocks: Vec<MapBlock> = numbers.iter().filter_map(|number| self.map_blocks.get(*number).copied()).collect();
         let mut reader = Reader::new(io, arena, &self.dir);
         let read = reader.read_map(self.job, self.id.0, &blocks, |index, entry| each(numbers[index], entry));
-        read.map_err(|fault| match fault {
+        read.map_err(|fault| self.unreadable_map(fault))
+    }
+
+    fn unreadable_map(&self, fault: LoadFault) -> RestoreError {
+        match fault {
             LoadFault::Refused(refusal) => refusal,
             LoadFault::Damaged(damages) => {
                 self.suspect();
                 RestoreError::MapDamaged { damage: Box::new(damages.into_iter().next()) }
             }
-        })
+        }
     }
 
     /// Says that some of its bytes are damaged: the next start must verify all of them before it uses it again.

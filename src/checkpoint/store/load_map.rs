@@ -64,10 +64,13 @@ impl CheckpointStore {
     }
 
     fn read_map_blocks(&mut self, io: &mut dyn Io, of: &MapLoading, blocks: Range<usize>) -> Result<(), String> {
+        let is_last = blocks.end == self.map_blocks.len();
         let mut reader = Reader::new(io, &self.arena, &self.dir);
         let blocks: &[MapBlock] = &self.map_blocks[blocks];
         let (map, restored) = (&mut self.map, &of.restored);
-        let read = reader.read_map(restored.job(), restored.id().0, blocks, |_, entry| map.apply_entry(&entry));
+        let id = restored.id().0;
+        let read = reader.read_map(restored.job(), id, blocks, |_, entry| map.apply_entry(&entry));
+        let read = read.and_then(|()| if is_last { reader.check_places(id, map) } else { Ok(()) });
         read.map_err(|fault| match fault {
             LoadFault::Damaged(damages) => damages.first().map_or_else(String::new, ToString::to_string),
             LoadFault::Refused(refusal) => refusal.to_string(),
