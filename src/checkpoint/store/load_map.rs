@@ -35,6 +35,11 @@ impl CheckpointStore {
         self.load_map(io, usize::MAX);
     }
 
+    /// Why the restored checkpoint's page map cannot be read, and so no checkpoint can begin; `None` as long as nothing is wrong with it.
+    pub fn page_map_fault(&self) -> Option<&str> {
+        self.loading.as_ref()?.fault.as_deref()
+    }
+
     /// Whether the restored checkpoint's page map is still being read: more steps are needed.
     pub fn is_loading(&self) -> bool {
         self.loading.as_ref().is_some_and(|loading| loading.fault.is_none())
