@@ -6,12 +6,13 @@
 
 use super::block::{Block, BlockSize};
 use super::budget::{MemoryBudget, MemoryError, Reservation};
+use super::frames::Frames;
 use memmap2::{MmapMut, MmapOptions};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 
 /// One huge page, the unit in which the arena grows.
-const CHUNK_LEN_BYTES: usize = 2 << 20;
+pub(super) const CHUNK_LEN_BYTES: usize = 2 << 20;
 
 /// Whether the kernel is asked to back the arena with huge pages (worth 1.5-4x on random state).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,8 @@ pub(super) struct ArenaShared {
 struct Carved {
     chunks: Vec<Chunk>,
     free: [Vec<FreeBlock>; BlockSize::ALL.len()],
+    /// What came back since free blocks were last put together.
+    returned_bytes: usize,
 }
 
 struct Chunk {
@@ -74,30 +77,56 @@ impl Arena {
     /// Lends a block of `size` to `who`; grows by a chunk when nothing is free, refuses when the budget is exhausted.
     /// Blocks other borrowers only for the moment of taking a block off a list. Recycled bytes are not zeroed.
     pub fn take(&self, who: &'static str, size: BlockSize) -> Result<Block, MemoryError> {
+        self.take_from(&mut self.shared.lock(), who, size)
+    }
+
+    /// As `take`, but leaves at least `leave_bytes` to others, and those in large blocks as far as possible: once no chunk can be mapped
+    /// beyond them, what is lent are free blocks of this size, or ones that small blocks can be made into. For those who can do with less.
+    pub fn take_leaving(&self, who: &'static str, size: BlockSize, leave_bytes: usize) -> Result<Block, MemoryError> {
         let mut carved = self.shared.lock();
-        if carved.free[size as usize].is_empty() {
-            self.shared.refill(&mut carved, who, size)?;
+        let can_lend = self.can_map_leaving(leave_bytes)
+            || self.can_spare(&carved, size, leave_bytes)
+                && (!carved.free[size as usize].is_empty()
+                    || carved.gather_if_worthwhile(size)
+                    || carved.cut_larger(size, BlockSize::K16));
+        if !can_lend {
+            let (asked_bytes, limit_bytes) = (size.bytes(), self.budget().limit_bytes());
+            let left_bytes = self.budget().left_bytes();
+            return Err(MemoryError::BudgetExhausted { who, asked_bytes, left_bytes, limit_bytes });
+        }
+        self.take_from(&mut carved, who, size)
+    }
+
+    /// Whether `take_leaving` would lend a block now without making it of others. Blocks nobody while the budget is far from used up.
+    pub fn can_lend_leaving(&self, size: BlockSize, leave_bytes: usize) -> bool {
+        self.can_map_leaving(leave_bytes) || {
+            let carved = self.shared.lock();
+            self.can_spare(&carved, size, leave_bytes) && !carved.free[size as usize].is_empty()
+        }
+    }
+
+    fn can_map_leaving(&self, leave_bytes: usize) -> bool {
+        self.budget().left_bytes() >= leave_bytes.saturating_add(CHUNK_LEN_BYTES)
+    }
+
+    fn can_spare(&self, carved: &Carved, size: BlockSize, leave_bytes: usize) -> bool {
+        self.budget().left_bytes() + carved.free_bytes() >= leave_bytes.saturating_add(size.bytes())
+    }
+
+    fn take_from(&self, carved: &mut Carved, who: &'static str, size: BlockSize) -> Result<Block, MemoryError> {
+        if carved.free[size as usize].is_empty()
+            && let Err(refusal) = self.shared.refill(carved, who, size)
+            && !carved.cut_larger(size, BlockSize::M1)
+            && !carved.gather_if_worthwhile(size)
+        {
+            return Err(refusal);
         }
         let FreeBlock(start) = carved.free[size as usize].pop().expect("refill left a free block of this size");
-        drop(carved);
         #[allow(unsafe_code, reason = "the free list gives up its only reference")]
         // SAFETY: `start` came off the free list, so nobody else refers to these bytes; they lie in a chunk that `shared` holds,
         // are zero-initialised by the mapping, and 4 KiB-aligned because chunks are page-aligned and sizes multiples of 4 KiB.
         let block = unsafe { Block::from_raw(start, size, self.shared.clone()) };
         Ok(block)
-    }
-
-    /// As `take`, but leaves at least `leave_bytes` of the budget to others: blocks of this size that are free are lent as long as there are
-    /// any, larger ones are not split and no chunk is mapped that would eat into them. For those who can do with less.
-    pub fn take_leaving(&self, who: &'static str, size: BlockSize, leave_bytes: usize) -> Result<Block, MemoryError> {
-        let budget = self.budget();
-        let left_bytes = budget.limit_bytes().saturating_sub(budget.used_bytes());
-        if left_bytes < leave_bytes.saturating_add(CHUNK_LEN_BYTES) && self.shared.lock().free[size as usize].is_empty()
-        {
-            let (asked_bytes, limit_bytes) = (size.bytes(), budget.limit_bytes());
-            return Err(MemoryError::BudgetExhausted { who, asked_bytes, left_bytes, limit_bytes });
-        }
-        self.take(who, size)
     }
 
     pub(super) fn shared(&self) -> &Arc<ArenaShared> {
@@ -140,14 +169,7 @@ impl ArenaShared {
             }
             None => self.map_chunk(carved, who)?,
         };
-        // Blocks are pushed highest address first, so that they are lent lowest first and memory is touched in order.
-        let mut free = |size: BlockSize, offset: usize| {
-            let address = NonNull::new(start.as_ptr().wrapping_add(offset)).expect("inside a mapping");
-            carved.free[size as usize].push(FreeBlock(address));
-        };
-        let cut = len - len % size.bytes();
-        (cut..len).step_by(BlockSize::K4.bytes()).for_each(|offset| free(BlockSize::K4, offset));
-        (0..cut).step_by(size.bytes()).rev().for_each(|offset| free(size, offset));
+        carved.cut(start, len, size);
         Ok(())
     }
 
@@ -172,7 +194,63 @@ impl ArenaShared {
     }
 
     pub(super) fn give_back(&self, start: NonNull<u8>, size: BlockSize) {
-        self.lock().free[size as usize].push(FreeBlock(start));
+        let mut carved = self.lock();
+        carved.free[size as usize].push(FreeBlock(start));
+        carved.returned_bytes += size.bytes();
+    }
+}
+
+impl Carved {
+    fn free_bytes(&self) -> usize {
+        BlockSize::ALL.into_iter().map(|size| self.free[size as usize].len() * size.bytes()).sum()
+    }
+
+    /// Cuts memory up into free blocks of a size; what is left over becomes the smallest blocks.
+    fn cut(&mut self, start: NonNull<u8>, len: usize, size: BlockSize) {
+        // Blocks are pushed highest address first, so that they are lent lowest first and memory is touched in order.
+        let mut free = |size: BlockSize, offset: usize| {
+            let address = NonNull::new(start.as_ptr().wrapping_add(offset)).expect("inside a mapping");
+            self.free[size as usize].push(FreeBlock(address));
+        };
+        let cut = len - len % size.bytes();
+        (cut..len).step_by(BlockSize::K4.bytes()).for_each(|offset| free(BlockSize::K4, offset));
+        (0..cut).step_by(size.bytes()).rev().for_each(|offset| free(size, offset));
+    }
+
+    /// Cuts up the smallest larger block there is, of at most this size. Whether there is a block of the size asked for now.
+    fn cut_larger(&mut self, size: BlockSize, at_most: BlockSize) -> bool {
+        let mut larger = BlockSize::ALL.into_iter().filter(|larger| size < *larger && *larger <= at_most);
+        let Some(larger) = larger.find(|larger| !self.free[*larger as usize].is_empty()) else { return false };
+        let FreeBlock(start) = self.free[larger as usize].pop().expect("it is not empty");
+        self.cut(start, larger.bytes(), size);
+        true
+    }
+
+    /// Puts smaller free blocks together where they lie side by side, when memory is used up and enough came back since that was last
+    /// tried: it looks at all of them. Whether there is a block of this size now.
+    fn gather_if_worthwhile(&mut self, size: BlockSize) -> bool {
+        const RETURNED_BYTES_MAX: usize = 1 << 20;
+        let share_bytes = self.chunks.len() * CHUNK_LEN_BYTES / 64;
+        if self.returned_bytes < share_bytes.clamp(size.bytes(), RETURNED_BYTES_MAX) {
+            return false;
+        }
+        self.returned_bytes = 0;
+        let mut chunks: Vec<_> = self.chunks.iter_mut().map(|chunk| (chunk.map.as_mut_ptr(), Frames::none())).collect();
+        chunks.sort_unstable_by_key(|(start, _)| start.addr());
+        for smaller in BlockSize::ALL.into_iter().filter(|smaller| *smaller < size) {
+            for FreeBlock(block) in self.free[smaller as usize].drain(..) {
+                let after = chunks.partition_point(|(start, _)| start.addr() <= block.addr().get());
+                let (start, frames) = &mut chunks[after - 1];
+                frames.add(block.addr().get() - start.addr(), smaller);
+            }
+        }
+        for (start, frames) in chunks {
+            frames.each_block(size, |offset, size| {
+                let address = NonNull::new(start.wrapping_add(offset)).expect("inside a mapping");
+                self.free[size as usize].push(FreeBlock(address));
+            });
+        }
+        !self.free[size as usize].is_empty()
     }
 }
 
@@ -241,6 +319,19 @@ mod tests {
             arena.take("the pool", BlockSize::K4),
             Err(MemoryError::BudgetExhausted { who: "the pool", left_bytes: 0, .. })
         ));
+    }
+
+    #[test]
+    fn blocks_that_came_back_side_by_side_are_lent_as_larger_ones_when_memory_is_used_up() {
+        let arena = arena(2 << 20);
+        let mut small: Vec<_> = std::iter::from_fn(|| arena.take("test", BlockSize::K12).ok()).collect();
+        assert!(arena.take("test", BlockSize::K32).is_err(), "all is lent in small blocks");
+        small.retain(|block| block.as_ptr().addr() % (1 << 20) < 512 << 10);
+        let mut large: Vec<_> = std::iter::from_fn(|| arena.take("test", BlockSize::K32).ok()).collect();
+        assert!(large.len() >= 14, "{} blocks", large.len());
+        small.iter_mut().for_each(|block| block.fill(1));
+        large.iter_mut().for_each(|block| block.fill(2));
+        assert!(small.iter().all(|block| block.iter().all(|&x| x == 1)), "none overlap");
     }
 
     #[test]

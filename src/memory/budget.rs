@@ -73,6 +73,11 @@ impl MemoryBudget {
         }
     }
 
+    /// Bytes that nobody has taken.
+    pub fn left_bytes(&self) -> usize {
+        self.limit_bytes() - self.used_bytes()
+    }
+
     /// The whole budget in bytes.
     pub fn limit_bytes(&self) -> usize {
         self.shared.limit_bytes

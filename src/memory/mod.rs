@@ -7,6 +7,7 @@ mod arena;
 mod block;
 mod budget;
 mod buffer;
+mod frames;
 
 pub use arena::{Arena, ArenaOptions, HugePages};
 pub use block::{Block, BlockSize};
