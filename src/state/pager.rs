@@ -168,7 +168,7 @@ impl Pager {
 
     /// Whether there is memory for another page without any page leaving.
     pub fn has_room(&self) -> bool {
-        self.take_block(WHO, BlockSize::K16).is_ok()
+        self.arena.can_lend_leaving(BlockSize::K16, self.reserve_bytes)
     }
 
     /// Closes the files; what is under way is given up.

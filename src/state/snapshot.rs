@@ -145,8 +145,10 @@ impl StateBackend {
                 if harvest.filling.is_none() {
                     let expected = (table.sealed_left() + 1) * HARVEST_ROOM / 2;
                     let capacity = expected.clamp(BLOCK_LEN_MIN, BLOCK_LEN_MAX);
-                    let buffer =
-                        Buffer::take(&self.arena, WHO, capacity).map_err(|source| table.given_up_by(source))?;
+                    // Memory may have no room for a large one.
+                    let buffer = Buffer::take(&self.arena, WHO, capacity)
+                        .or_else(|_| Buffer::take(&self.arena, WHO, BLOCK_LEN_MIN))
+                        .map_err(|source| table.given_up_by(source))?;
                     harvest.filling = Some(PieceBuffer { buffer, pieces: Vec::new() });
                 }
                 let filling = harvest.filling.as_mut().expect("taken above");
@@ -182,7 +184,7 @@ impl Harvest {
         if self.gone.is_empty() {
             return Ok(());
         }
-        let taken = Buffer::take(arena, WHO, BLOCK_LEN_MAX);
+        let taken = Buffer::take(arena, WHO, BLOCK_LEN_MIN);
         let mut buffer = taken.map_err(|source| StateError::SnapshotWithoutMemory { source })?;
         buffer.pad_to(8);
         let gone = self.gone.drain(..).map(|page| Piece {
