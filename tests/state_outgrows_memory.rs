@@ -1,12 +1,16 @@
 //! State four times as large as its memory, against a map: every key reads back right while pages come and go, snapshots are what the map
 //! was at the barrier, and what is read back lazily is what was written.
 
-use millstream::checkpoint::{CheckpointId, PageKey, PieceBlock, PieceKind};
-use millstream::io::{SharedIo, SimDisk, SimDiskOptions, SimIo};
+use millstream::checkpoint::{
+    CheckpointId, CheckpointPlan, CheckpointStore, JobIdentity, OpenedStore, PageKey, PieceBlock, PieceKind,
+    SnapshotKind, StoreEvent, StoreOptions, SubtaskSnapshot,
+};
+use millstream::io::{DiskFault, InjectedFault, Repeat, SharedIo, SimDisk, SimDiskOptions, SimIo};
 use millstream::memory::{Arena, ArenaOptions, HugePages, MemoryBudget};
 use millstream::state::{HarvestProgress, KeyGroupRange, StateBackend, ValueState};
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 
 type Value = [u64; 16];
 
@@ -18,7 +22,7 @@ struct Small {
     backend: StateBackend,
     values: ValueState<u64, Value>,
     arena: Arena,
-    _disk: SimDisk,
+    disk: SimDisk,
 }
 
 fn arena(bytes: usize) -> Arena {
@@ -33,7 +37,7 @@ fn small() -> Small {
     let mut backend = StateBackend::new(ALL, 128, arena.clone());
     let values = backend.value::<u64, Value>("count", "values").unwrap();
     backend.attach(io, None, Some(PathBuf::from("/state/spill-0-0.tmp")));
-    Small { backend, values, arena, _disk: disk }
+    Small { backend, values, arena, disk }
 }
 
 fn random(seed: &mut u64) -> u64 {
@@ -172,4 +176,100 @@ fn a_snapshot_given_up_while_its_pages_are_on_the_disk_leaves_the_next_one_whole
     for (key, value) in sealed {
         assert_eq!(values.get(&restored.key_context().hash(&key)), Some(value));
     }
+}
+
+fn open(io: &mut SharedIo, arena: &Arena) -> OpenedStore {
+    let identity = JobIdentity { name: "outgrows".to_owned() };
+    let options = StoreOptions { lock_patience_ms: None, ..StoreOptions::default() };
+    CheckpointStore::open(io, arena, Path::new("/state"), &identity, options).unwrap()
+}
+
+/// Commits everything the backend holds as checkpoint 1.
+fn commit(io: &mut SharedIo, store: &mut CheckpointStore, backend: &mut StateBackend) {
+    let (id, vertices) = (CheckpointId(1), vec![("count".to_owned(), 1)]);
+    let plan = CheckpointPlan { id, kind: SnapshotKind::Full, max_parallelism: 128, vertices, created_wall_ms: 0 };
+    store.begin(plan, 0).unwrap();
+    backend.barrier(id);
+    let blocks = loop {
+        match backend.harvest(1 << 20, &mut |block| store.add_block(block)).unwrap() {
+            HarvestProgress::Done { blocks } => break blocks,
+            _ => assert!(store.step(io, 0).is_none()),
+        }
+    };
+    let snapshot = SubtaskSnapshot {
+        vertex: "count".to_owned(),
+        key_groups: ALL,
+        states: backend.descriptors(),
+        blocks,
+        ..SubtaskSnapshot::default()
+    };
+    assert!(store.acknowledge(id, snapshot));
+    store.seal(id).unwrap();
+    let ended = (0..100_000).find_map(|_| store.step(io, 0));
+    assert!(matches!(ended, Some(StoreEvent::Committed { .. })), "{ended:?}");
+}
+
+/// The story: a page that was asked for as an image while it was absent came in already listed as changed, so its first real change went
+/// unnoticed; it then left memory as if the checkpoint still held it, and the change was gone.
+#[test]
+fn what_changes_in_restored_pages_survives_their_leaving_also_when_images_of_them_were_asked_for() {
+    let disk = SimDisk::new(11, SimDiskOptions { latency_drives_max: 3, ..SimDiskOptions::default() });
+    let mut io = SharedIo::new(SimIo::new(&disk));
+    let large = arena(256 << 20);
+    let mut model: HashMap<u64, Value> = HashMap::new();
+    let mut store = open(&mut io, &large).store;
+    let mut first = StateBackend::new(ALL, 128, large.clone());
+    let values = first.value::<u64, Value>("count", "values").unwrap();
+    for key in 0..120_000 {
+        values.put(&first.key_context().hash(&key), &value(key, 1)).unwrap();
+        model.insert(key, value(key, 1));
+    }
+    commit(&mut io, &mut store, &mut first);
+    store.close(&mut io);
+
+    let OpenedStore { restored, .. } = open(&mut io, &large);
+    let arena = arena(BUDGET_BYTES);
+    let mut backend = StateBackend::new(ALL, 128, arena.clone());
+    let values = backend.value::<u64, Value>("count", "values").unwrap();
+    backend.attach(io, restored, Some(PathBuf::from("/state/spill-0-0.tmp")));
+    let state = Small { backend, values, arena, disk };
+    let mut state = state;
+    assert_eq!(state.get(77), Some(value(77, 1)), "read when it is touched");
+    state.backend.request_full();
+    let mut seed = 4;
+    for _ in 0..60_000 {
+        let key = random(&mut seed) % 120_000;
+        let value = value(key, random(&mut seed));
+        state.put(key, value);
+        model.insert(key, value);
+    }
+    state.stays_within_budget();
+    for (key, value) in model {
+        assert_eq!(state.get(key), Some(value));
+    }
+}
+
+/// A page that could not be written is lost with its task, which starts again from a checkpoint; it must not be waited for.
+#[test]
+fn a_spill_file_that_cannot_be_written_ends_the_task_and_is_not_waited_for() {
+    let state = small();
+    let mut key = 0;
+    while !state.backend.has_absent() {
+        state.put(key, value(key, 1));
+        key += 1;
+    }
+    let under = Some(PathBuf::from("/state"));
+    let fault = DiskFault::Eio;
+    state.disk.inject(InjectedFault { at_operation: state.disk.operations(), repeat: Repeat::Forever, fault, under });
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        for key in 0..KEYS {
+            let hashed = state.backend.key_context().hash(&key);
+            if let Err(error) = state.values.put(&hashed, &value(key, 2)) {
+                return error.to_string();
+            }
+        }
+        String::new()
+    }));
+    let reason = ended.unwrap_or_else(|panic| *panic.downcast::<String>().unwrap());
+    assert!(reason.contains("\"values\" of operator \"count\""), "{reason}");
 }

@@ -67,13 +67,6 @@ struct Reading {
     parts: Vec<Part>,
 }
 
-/// Whether a page was asked for ahead of its turn.
-pub(super) enum Chained {
-    Requested,
-    /// Too many are on their way.
-    Busy,
-}
-
 struct Part {
     token: IoToken,
     /// `None`: the whole page from the spill file.
@@ -197,6 +190,7 @@ impl Table {
     /// Gives up what is being read or written.
     pub fn forget_reads(&mut self) {
         let Some(pager) = self.pager() else { return };
+        self.clear_stage();
         let reads = std::mem::take(&mut self.residency.reading).into_iter().flat_map(|reading| reading.parts);
         let writes = std::mem::take(&mut self.residency.writing);
         let places = &mut self.residency.places;
@@ -265,7 +259,7 @@ impl Table {
     /// Takes in what has been read and forgets what has been written; never waits. Answers whether anything had come.
     pub fn collect_pages(&mut self) -> Result<bool, StateError> {
         let Some(pager) = self.pager() else { return Ok(false) };
-        let mut worked = self.collect_writes(&pager)?;
+        let mut worked = self.collect_writes(&pager);
         let mut at = 0;
         while let Some(reading) = self.residency.reading.get_mut(at) {
             for part in reading.parts.iter_mut().filter(|part| part.read.is_none()) {
@@ -282,7 +276,8 @@ impl Table {
         Ok(worked)
     }
 
-    fn collect_writes(&mut self, pager: &Rc<RefCell<Pager>>) -> Result<bool, StateError> {
+    /// Forgets what has been written. A page that could not be is missed when it is needed again, as its slot holds other bytes.
+    fn collect_writes(&mut self, pager: &Rc<RefCell<Pager>>) -> bool {
         self.residency.dropped.retain(|&(token, slot)| {
             let mut pager = pager.borrow_mut();
             let is_written = pager.io.take(token).is_some();
@@ -292,26 +287,23 @@ impl Table {
             !is_written
         });
         let before = self.residency.writing.len();
-        let mut failed = None;
-        let mut is_written = |page: u32, spilled: &mut Spilled| {
+        let state = &self.identity.name;
+        let is_written = |spilled: &mut Spilled| {
             let Some(token) = spilled.writing else { return true };
-            match pager.borrow_mut().io.take(token) {
-                None => return false,
-                Some(Ok(_)) => spilled.writing = None,
-                Some(Err(error)) => failed = Some((page, error.to_string())),
+            let Some(answer) = pager.borrow_mut().io.take(token) else { return false };
+            if let Err(error) = answer {
+                tracing::error!(%error, state, "a page of state left memory and could not be written");
             }
+            spilled.writing = None;
             true
         };
         let places = &mut self.residency.places;
         self.residency.writing.retain(|&page| {
             let spilled = places[page as usize].spilled.as_mut();
-            spilled.is_some_and(|spilled| !is_written(page, spilled))
+            spilled.is_some_and(|spilled| !is_written(spilled))
         });
-        self.stage.each_being_written(|spilled| is_written(0, spilled));
-        match failed {
-            Some((page, reason)) => Err(self.unreadable(page as usize, reason)),
-            None => Ok(self.residency.writing.len() < before),
-        }
+        self.stage.each_being_written(is_written);
+        self.residency.writing.len() < before
     }
 
     fn take_in(&mut self, pager: &Rc<RefCell<Pager>>, reading: Reading) -> Result<(), StateError> {
@@ -386,6 +378,10 @@ impl Table {
 
     fn show(&mut self, index: usize, block: Block) {
         let page = &mut self.pages[index];
+        if page.flags.iter().any(|flags| flags & LISTED != 0) {
+            // It was asked for while it was absent: its first change will not be noticed as such.
+            self.residency.places[index].chain = None;
+        }
         page.set_block(block);
         let bucket = Bucket { prefix: page.prefix, depth: page.depth, index: index as u32 };
         let directory = usize::from(page.group - self.range.start);
@@ -467,7 +463,7 @@ impl Table {
         }
     }
 
-    /// Makes some pages of this length leave and waits until the memory of one at least is free. `false`: none can.
+    /// Makes some pages leave, of this length if there are any, and waits until the memory of one at least is free. `false`: none can.
     fn make_space(&mut self, keep: usize, len: usize) -> bool {
         /// So many writes share a wait.
         const AT_ONCE: usize = 16;
@@ -476,7 +472,10 @@ impl Table {
         }
         let mut evicted = 0;
         while evicted < AT_ONCE && self.residency.writing.len() < WRITES_MAX {
-            let Some(victim) = self.next_victim(keep, len) else { break };
+            // Pages of other lengths help if those that leave lay side by side.
+            let Some(victim) = self.next_victim(keep, Some(len)).or_else(|| self.next_victim(keep, None)) else {
+                break;
+            };
             if !self.evict(victim) {
                 break;
             }
@@ -489,15 +488,13 @@ impl Table {
         while writes > 0 && self.residency.writing.len() == writes {
             self.wait_for_disk();
             let Some(pager) = self.pager() else { return false };
-            if self.collect_writes(&pager).is_err() {
-                return false;
-            }
+            self.collect_writes(&pager);
         }
         writes > 0
     }
 
-    /// A page that may leave: not `keep`, of this length, rather one that did not change since the last barrier.
-    fn next_victim(&mut self, keep: usize, len: usize) -> Option<usize> {
+    /// A page that may leave: not `keep`, of this length if one is asked for, rather one that did not change since the last barrier.
+    fn next_victim(&mut self, keep: usize, len: Option<usize>) -> Option<usize> {
         let count = self.pages.len();
         let pick_unchanged = (0..count.min(64)).map(|step| (self.residency.hand + step) % count).find(|&index| {
             self.may_leave(index, keep, len) && self.pages[index].flags.iter().all(|flags| flags & LISTED == 0)
@@ -509,8 +506,9 @@ impl Table {
         Some(victim)
     }
 
-    fn may_leave(&self, index: usize, keep: usize, len: usize) -> bool {
-        index != keep && self.residency.pinned != Some(index) && self.pages[index].bytes().len() == len
+    fn may_leave(&self, index: usize, keep: usize, len: Option<usize>) -> bool {
+        let is_free = index != keep && self.residency.pinned != Some(index) && self.is_in(index);
+        is_free && len.is_none_or(|len| self.pages[index].bytes().len() == len)
     }
 
     /// Lets pages leave ahead of need, without waiting, until `pages` are on their way or gone.
@@ -519,7 +517,7 @@ impl Table {
             if self.residency.writing.len() >= WRITES_MAX {
                 return;
             }
-            let Some(victim) = self.next_victim(usize::MAX, PAGE_LEN) else { return };
+            let Some(victim) = self.next_victim(usize::MAX, Some(PAGE_LEN)) else { return };
             if !self.evict(victim) {
                 return;
             }
@@ -703,14 +701,14 @@ impl Table {
         self.install(index, &[(kind, bytes)])
     }
 
-    /// Starts to read a page that nobody asked for yet, if few reads are under way.
-    pub(super) fn request_early(&mut self, index: usize) -> Result<Chained, StateError> {
+    /// Starts to read a page that nobody asked for yet. `false`: too many are on their way.
+    pub(super) fn request_early(&mut self, index: usize) -> Result<bool, StateError> {
         const AHEAD: usize = 16;
         if self.residency.reading.len() >= AHEAD {
-            return Ok(Chained::Busy);
+            return Ok(false);
         }
         self.request_page(index)?;
-        Ok(Chained::Requested)
+        Ok(true)
     }
 
     fn unreadable(&self, index: usize, reason: String) -> StateError {

@@ -168,7 +168,7 @@ impl Table {
         Ok(self.layout.grid(self.pages[index].bytes()).groups * CONTROL_LEN + out.len() - before)
     }
 
-    fn clear_stage(&mut self) {
+    pub(super) fn clear_stage(&mut self) {
         let spilled: Vec<_> = self.stage.take_spilled().collect();
         spilled.into_iter().for_each(|image| self.drop_image(image));
         self.stage.clear();

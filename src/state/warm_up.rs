@@ -7,7 +7,6 @@ use super::KeyGroupRange;
 use super::StateError;
 use super::backend::{SharedTable, StateBackend};
 use super::pager::{Pager, sectors_around};
-use super::residency::Chained;
 use crate::checkpoint::{PieceKind, PieceRef};
 use crate::io::{Io, IoOutput, IoToken};
 use crate::memory::Buffer;
@@ -80,7 +79,10 @@ impl StateBackend {
             }
             WarmUp::Pages(mut reads) => {
                 let has_room = pager.borrow().has_room();
-                if !has_room || reads.is_done() {
+                // Pages of several pieces are with their tables, once they are asked for.
+                let is_done =
+                    || reads.is_done() && self.tables.iter().all(|table| table.borrow().reads_under_way() == 0);
+                if !has_room || is_done() {
                     reads.close(&pager);
                     self.warm_up_ends(&pager);
                     return Ok(true);
@@ -199,11 +201,11 @@ impl Reads {
         }
         if self.runs.is_empty() && self.under_way.is_empty() && self.arrived.is_none() {
             while let Some(&(table, page)) = self.chained.last() {
-                match tables[table].borrow_mut().request_early(page)? {
-                    Chained::Busy => break,
-                    Chained::Requested => worked = true,
+                if !tables[table].borrow_mut().request_early(page)? {
+                    break;
                 }
                 self.chained.pop();
+                worked = true;
             }
             for table in tables {
                 worked |= table.borrow_mut().collect_pages()?;
