@@ -9,8 +9,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// How many bytes of pages one step harvests at most: some tens of microseconds.
-const HARVEST_SLICE_BYTES: usize = 96 << 10;
+/// How many bytes of pages one step harvests, rounded up to a page: about ten microseconds.
+const HARVEST_SLICE_BYTES: usize = 16 << 10;
 
 /// A snapshot under way.
 pub(super) struct Snapshotting {

@@ -1,7 +1,7 @@
 //! A task: one subtask of a vertex, as a step machine.
 //!
-//! One step: take commands; deliver a bounded amount of input, unless an output is blocked or a snapshot must be started; push the
-//! running snapshot on by a slice; let sinks and outputs work; report. Nothing is delivered behind a barrier before its snapshot.
+//! One step: take commands; deliver a bounded amount of input, unless an output is blocked, and push the running snapshot on by a slice
+//! behind each frame; let sinks and outputs work; report. Nothing is delivered behind a barrier before its snapshot.
 
 use super::input::{EdgeInput, SourceInput, Taken, TaskInput};
 use super::messages::{Execution, ImageRequest, ReportSender, TaskCommand, TaskInbox, TaskReport};
@@ -119,12 +119,6 @@ impl Task {
             self.reports.send(TaskReport::Draining(self.of));
         }
         worked |= self.tend_state(cx);
-        if let Some(snapshot) = &mut self.snapshot {
-            worked |= snapshot.step(cx, &mut self.input, &self.state, &self.reports, self.of);
-            if snapshot.is_handed_over() {
-                self.snapshot = None;
-            }
-        }
         self.input.signal_all(cx, Signal::Poll(&mut worked));
         if self.last_complete {
             let mut committed = true;
@@ -147,27 +141,46 @@ impl Task {
         })
     }
 
+    /// Delivers a bounded amount of input, with a slice of the running snapshot behind each frame: none of them waits for several slices.
     fn deliver(&mut self, cx: &mut ChainContext<'_>) -> bool {
         let mut worked = false;
         for _ in 0..DELIVERIES_PER_STEP_MAX {
-            // A barrier behind a snapshot that is still being harvested waits: one at a time.
-            if self.input.is_blocked() || cx.failure.is_some() {
+            let delivered = self.deliver_one(cx);
+            let harvested = self.push_snapshot(cx);
+            worked |= delivered | harvested;
+            if !delivered {
                 return worked;
             }
-            let taken = match &mut self.input {
-                TaskInput::Source(source) => read(source, cx),
-                TaskInput::Edges(edges) => edges.take(cx),
-            };
-            match taken {
-                Taken::Nothing => return worked,
-                Taken::Something => worked = true,
-                Taken::Barrier(id) => {
-                    // The command was sent before the barrier set out, so it is here.
-                    self.take_commands(cx);
-                    self.begin_snapshot(id, cx);
-                    return true;
-                }
+        }
+        worked
+    }
+
+    fn deliver_one(&mut self, cx: &mut ChainContext<'_>) -> bool {
+        // A barrier behind a snapshot that is still being harvested waits: one at a time.
+        if self.input.is_blocked() || cx.failure.is_some() {
+            return false;
+        }
+        let taken = match &mut self.input {
+            TaskInput::Source(source) => read(source, cx),
+            TaskInput::Edges(edges) => edges.take(cx),
+        };
+        match taken {
+            Taken::Nothing => false,
+            Taken::Something => true,
+            Taken::Barrier(id) => {
+                // The command was sent before the barrier set out, so it is here.
+                self.take_commands(cx);
+                self.begin_snapshot(id, cx);
+                true
             }
+        }
+    }
+
+    fn push_snapshot(&mut self, cx: &mut ChainContext<'_>) -> bool {
+        let Some(snapshot) = &mut self.snapshot else { return false };
+        let worked = snapshot.step(cx, &mut self.input, &self.state, &self.reports, self.of);
+        if snapshot.is_handed_over() {
+            self.snapshot = None;
         }
         worked
     }
