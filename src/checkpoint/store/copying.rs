@@ -5,6 +5,7 @@
 use super::{CheckpointStore, Pin, StoreOptions};
 use crate::checkpoint::CheckpointId;
 use crate::checkpoint::files::{CommittedFiles, NamedCheckpoint};
+use crate::checkpoint::format;
 use crate::checkpoint::lock::DirLock;
 use crate::checkpoint::page_map::PageMap;
 use crate::checkpoint::restored::RestoredCheckpoint;
@@ -83,7 +84,7 @@ impl CheckpointStore {
             needs_full: true,
             next_id: 1,
             next_extent: 1,
-            next_extent_bytes: options.extent_bytes_min,
+            next_extent_bytes: options.extent_bytes_min.next_multiple_of(format::SECTOR_BYTES as u64),
             next_superblock: 1,
             retained: Vec::new(),
             superblock: None,

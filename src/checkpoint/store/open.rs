@@ -10,7 +10,6 @@ use crate::checkpoint::error::{Damage, RestoreError};
 use crate::checkpoint::format::{self, BlockFault};
 use crate::checkpoint::lock::DirLock;
 use crate::checkpoint::manifest::Manifest;
-use crate::checkpoint::page_map::PageMap;
 use crate::checkpoint::restored::RestoredCheckpoint;
 use crate::checkpoint::superblock::{NAME_BYTES_MAX, RETAINED_MAX, Superblock};
 use crate::checkpoint::superblock_file::{SuperblockCreation, SuperblockFile, is_temporary};
@@ -18,7 +17,7 @@ use crate::io::{Io, IoOp, IoOutput, OpenMode};
 use crate::memory::Arena;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Pairs of slots in a superblock file: one more than checkpoints are kept, so that the one being written overwrites none.
@@ -63,35 +62,14 @@ impl CheckpointStore {
         }
         let seen = catalog.superblock.iter().flat_map(|(_, pairs)| pairs).copied().max().unwrap_or(0);
         let mut store = Self {
-            dir: dir.to_owned(),
-            job_name: job.name.clone(),
-            arena: arena.clone(),
-            options,
-            _lock: lock,
-            map: PageMap::default(),
-            map_blocks: Vec::new(),
-            map_deltas: 0,
-            loading: None,
-            long_chains: BTreeSet::new(),
-            needs_full: true,
             // A damaged superblock may have held a later number.
             next_id: seen.saturating_add(1 + catalog.damages.len() as u64),
             next_extent: catalog.extent_numbers.iter().max().map_or(1, |number| number.saturating_add(1)),
-            next_extent_bytes: options.extent_bytes_min.next_multiple_of(format::SECTOR_BYTES as u64),
             next_superblock: catalog.superblock_numbers.iter().max().map_or(1, |number| number.saturating_add(1)),
             retained: found.retained,
-            superblock: None,
             old_superblocks: catalog.superblock_numbers.iter().copied().collect(),
             extents,
-            spares: Vec::new(),
-            condemned: BTreeSet::new(),
-            current: None,
-            restored_alive: Weak::new(),
-            restored_extents: BTreeSet::new(),
-            newest: None,
-            pins: Vec::new(),
-            active: None,
-            background: Vec::new(),
+            ..Self::in_empty_directory(arena, dir, &job.name, options, lock)
         };
         store.open_superblock(io, &catalog, !found.damages.is_empty())?;
         let restored = found.newest.map(|(manifest, extents)| store.start_from(manifest, extents));
