@@ -238,17 +238,43 @@ fn aborted_checkpoints_leave_nothing_behind() {
 
 #[test]
 fn a_failing_removal_never_fails_the_job() {
-    let mut job = Job::start(MemoryDisk::default(), small_options()).unwrap();
-    job.disk.fault = Some(Box::new(|verb, _| (verb == "remove").then_some(ErrorKind::PermissionDenied)));
-    for round in 0..60 {
-        job.checkpoint(&pages(40), round);
+    let after_60_rounds = |fault: Option<Fault>| {
+        let mut job = Job::start(MemoryDisk::default(), small_options()).unwrap();
+        job.disk.fault = fault;
+        for round in 0..60 {
+            job.checkpoint(&pages(40), round);
+        }
+        job.disk.fault = None;
+        job.checkpoint(&pages(40), 60);
+        job.store.step(&mut job.disk, 0);
+        job.disk.drive();
+        disk_bytes(&job.disk)
+    };
+    let undisturbed = after_60_rounds(None);
+    let disturbed =
+        after_60_rounds(Some(Box::new(|verb, _| (verb == "remove").then_some(ErrorKind::PermissionDenied))));
+    assert!(
+        disturbed <= undisturbed,
+        "{disturbed} bytes, {undisturbed} undisturbed: what could not be removed then is removed later"
+    );
+}
+
+/// The story: a base of the page map names pieces that later entries replace; when the extents of those went, `verify` and the next start
+/// took the old entries for damage.
+#[test]
+fn entries_of_the_page_map_that_later_ones_replace_may_name_extents_that_are_gone() {
+    let options = StoreOptions { page_map_deltas_max: 1000, ..small_options() };
+    let mut job = Job::start(MemoryDisk::default(), options).unwrap();
+    job.checkpoint(&pages(400), 0);
+    // The pages of the first extents change until nothing of them is needed; few of many, so that the base of the map stays.
+    for round in 1..60 {
+        let changed: Vec<PageKey> = pages(400).into_iter().skip(usize::from(round) * 20 % 400).take(40).collect();
+        job.checkpoint(&changed, round);
+        let report = verify_disk(&job.disk.files).unwrap();
+        assert!(report.damages.is_empty(), "round {round}: {:?}", report.damages.first());
     }
-    let much = disk_bytes(&job.disk);
-    job.disk.fault = None;
-    job.checkpoint(&pages(40), 60);
-    job.store.step(&mut job.disk, 0);
-    job.disk.drive();
-    assert!(disk_bytes(&job.disk) < much, "what could not be removed then is removed later");
+    let committed = job.committed.clone();
+    assert_eq!(restart(job).model, committed);
 }
 
 #[test]

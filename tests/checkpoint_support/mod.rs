@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub type Files = BTreeMap<PathBuf, Vec<u8>>;
-type Fault = Box<dyn FnMut(&str, &Path) -> Option<ErrorKind>>;
+pub type Fault = Box<dyn FnMut(&str, &Path) -> Option<ErrorKind>>;
 
 #[derive(Default)]
 pub struct MemoryDisk {
