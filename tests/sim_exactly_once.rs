@@ -1,7 +1,8 @@
 //! Whole jobs under crashes, restarts with other parallelism, and a failing disk: what is visible in the end is what the oracle says,
 //! each line exactly once, each key's lines in order.
 //!
-//! `MILLSTREAM_SEEDS=5000` runs more seeds, `MILLSTREAM_SEED=7 RUST_LOG=info` one, with what it says. Seeds that ever failed are in `sim_seeds.txt`.
+//! `MILLSTREAM_SEEDS=1000..5000` runs other seeds, `MILLSTREAM_SEED=7 RUST_LOG=info` one, with what it says. Seeds that ever failed are in
+//! `sim_seeds.txt`, which seeds were ever run in `sim_ledger.md`.
 
 #[allow(dead_code, reason = "each test uses a part")]
 mod sim_support;
@@ -12,10 +13,11 @@ use millstream::job_manager::{JobState, RestartPolicy};
 use millstream::sim::{Rng, SimEnd, SimFaults, Simulation};
 use sim_support::Workload;
 use std::cell::Cell;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-const SEEDS: u64 = 200;
+const SEEDS: Range<u64> = 0..1_000;
 /// A job that does not end in so many steps hangs.
 const STEPS_MAX: u64 = 3_000_000;
 /// How often a start may fail while the disk does.
@@ -138,7 +140,13 @@ fn seeds() -> Vec<u64> {
     }
     let known = include_str!("sim_seeds.txt").lines().filter(|line| !line.starts_with('#'));
     let known = known.filter_map(|line| line.split_whitespace().next()?.parse().ok());
-    known.chain(0..number("MILLSTREAM_SEEDS").unwrap_or(SEEDS)).collect()
+    let asked = std::env::var("MILLSTREAM_SEEDS").ok();
+    let asked = asked.and_then(|range| range.split_once("..").map(|(from, to)| (from.parse().ok(), to.parse().ok())));
+    let asked = asked.map_or(SEEDS, |range| match range {
+        (Some(from), Some(to)) => from..to,
+        _ => panic!("MILLSTREAM_SEEDS is a range, such as 1000..5000"),
+    });
+    known.chain(asked).collect()
 }
 
 #[test]

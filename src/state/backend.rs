@@ -9,6 +9,7 @@ use super::directory::Directories;
 use super::layout::Layout;
 use super::layout_text::layout_hash;
 use super::migrate::Migrating;
+use super::page::PAGE_LEN;
 use super::page_hash::name_hash;
 use super::pager::Pager;
 use super::residency::{Residency, give_up_task};
@@ -155,7 +156,17 @@ impl StateBackend {
         for table in &self.tables {
             let mut table = table.borrow_mut();
             table.collect_pages()?;
-            table.evict_some(PAGES);
+            table.evict_some(PAGES, Some(PAGE_LEN));
+        }
+        Ok(())
+    }
+
+    /// Lets up to so many pages of each state leave memory, if there is a file to put them in. Never waits.
+    pub fn evict_pages(&mut self, pages_max: usize) -> Result<(), StateError> {
+        for table in &self.tables {
+            let mut table = table.borrow_mut();
+            table.collect_pages()?;
+            table.evict_some(pages_max, None);
         }
         Ok(())
     }

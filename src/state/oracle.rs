@@ -3,41 +3,49 @@
 //! Here: what counts of a page: its place, its length, and what each slot holds, deleted slots and tags included. Not counted: dirty bits, and
 //! where in the heap of a slotted page a cell happens to lie. For tests; a missed dirty bit shows as a page that differs.
 
-use super::StateBackend;
+use super::backend::{SharedTable, StateBackend};
 use super::page::{EMPTY, SlotAt};
+use super::residency::give_up_task;
 use super::table::Table;
 use crate::checkpoint::PageKey;
 use std::collections::BTreeMap;
 
 impl StateBackend {
-    /// The content of every page.
+    /// The content of every page. Pages that are not in memory are read for it, and leave again.
     #[doc(hidden)]
     pub fn page_contents(&self) -> BTreeMap<PageKey, Vec<u8>> {
-        self.tables.iter().flat_map(|table| table.borrow().page_contents()).collect()
+        let pages = |table: &SharedTable| {
+            let mut table = table.borrow_mut();
+            (0..table.pages.len()).map(|index| table.page_content(index)).collect::<Vec<_>>()
+        };
+        self.tables.iter().flat_map(pages).collect()
     }
 }
 
 impl Table {
-    fn page_contents(&self) -> Vec<(PageKey, Vec<u8>)> {
-        let contents = self.pages.iter().map(|page| {
-            let key = PageKey { state: self.identity.id, key_group: page.group, page: page.number };
-            let bytes = page.bytes();
-            let mut content = Vec::new();
-            content.extend_from_slice(&page.prefix.to_le_bytes());
-            content.extend_from_slice(&[page.depth, (bytes.len() >> 10) as u8]);
-            for at in (0..self.layout.slots(bytes)).map(SlotAt::of) {
-                let tag = bytes[self.layout.grid(bytes).tag_offset(at)];
-                if tag != EMPTY {
-                    content.extend_from_slice(&(at.slot() as u16).to_le_bytes());
-                    content.push(tag);
-                }
-                if tag > super::page::DELETED {
-                    content.extend_from_slice(&bytes[self.layout.cell(bytes, at)]);
-                }
+    fn page_content(&mut self, index: usize) -> (PageKey, Vec<u8>) {
+        let was_in = self.is_in(index);
+        self.bring_page(index).unwrap_or_else(|error| give_up_task(&error));
+        let page = &self.pages[index];
+        let key = PageKey { state: self.identity.id, key_group: page.group, page: page.number };
+        let bytes = page.bytes();
+        let mut content = Vec::new();
+        content.extend_from_slice(&page.prefix.to_le_bytes());
+        content.extend_from_slice(&[page.depth, (bytes.len() >> 10) as u8]);
+        for at in (0..self.layout.slots(bytes)).map(SlotAt::of) {
+            let tag = bytes[self.layout.grid(bytes).tag_offset(at)];
+            if tag != EMPTY {
+                content.extend_from_slice(&(at.slot() as u16).to_le_bytes());
+                content.push(tag);
             }
-            (key, content)
-        });
-        contents.collect()
+            if tag > super::page::DELETED {
+                content.extend_from_slice(&bytes[self.layout.cell(bytes, at)]);
+            }
+        }
+        if !was_in {
+            self.evict(index);
+        }
+        (key, content)
     }
 }
 

@@ -390,7 +390,7 @@ impl Table {
     }
 
     /// Takes the bytes of a page out of memory. `false`: they must stay.
-    fn evict(&mut self, index: usize) -> bool {
+    pub(super) fn evict(&mut self, index: usize) -> bool {
         let Some(pager) = self.pager() else { return false };
         let block = if self.residency.places[index].chain.is_some() {
             None
@@ -511,13 +511,13 @@ impl Table {
         is_free && len.is_none_or(|len| self.pages[index].bytes().len() == len)
     }
 
-    /// Lets pages leave ahead of need, without waiting, until `pages` are on their way or gone.
-    pub fn evict_some(&mut self, pages: usize) {
+    /// Lets pages leave ahead of need, of one length or any, without waiting, until `pages` are on their way or gone.
+    pub fn evict_some(&mut self, pages: usize, len: Option<usize>) {
         for _ in 0..pages {
             if self.residency.writing.len() >= WRITES_MAX {
                 return;
             }
-            let Some(victim) = self.next_victim(usize::MAX, Some(PAGE_LEN)) else { return };
+            let Some(victim) = self.next_victim(usize::MAX, len) else { return };
             if !self.evict(victim) {
                 return;
             }

@@ -4,10 +4,10 @@
 //! After every snapshot what is restored from all pieces written so far, at some parallelism, equals the model at the barrier, and every
 //! page of it equals the live page at the barrier byte by byte.
 //!
-//! A new kind of disturbance (such as evicting pages) is one more `Step` and one more arm of `Run::step`: nothing may change what a state
-//! answers.
+//! A new kind of disturbance is one more `Step` and one more arm of `Run::step`: nothing may change what a state answers.
 
 use millstream::checkpoint::{CheckpointId, PageKey, PieceBlock, PieceKind};
+use millstream::io::{Io, IoOp, SharedIo, SimDisk, SimDiskOptions, SimIo};
 use millstream::memory::{Arena, ArenaOptions, HugePages, MemoryBudget};
 use millstream::state::{HarvestProgress, KeyContext, KeyGroup, KeyGroupRange, StateBackend, StateClock};
 use millstream::time::EventTimeMs;
@@ -50,6 +50,10 @@ pub enum Step {
     RequestImages,
     RequestFull,
     Abandon,
+    /// Some pages of every state leave memory.
+    Evict {
+        pages: u8,
+    },
     /// Everything in memory is lost; the last complete snapshot comes back in other subtasks.
     Crash {
         parallelism: prop::sample::Index,
@@ -68,6 +72,7 @@ pub fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::RequestImages),
         1 => Just(Step::RequestFull),
         1 => Just(Step::Abandon),
+        3 => (1..20u8).prop_map(|pages| Step::Evict { pages }),
         1 => any::<prop::sample::Index>().prop_map(|parallelism| Step::Crash { parallelism }),
     ];
     prop::collection::vec(step, 1..70)
@@ -121,6 +126,8 @@ type Pages = BTreeMap<PageKey, Vec<u8>>;
 struct Subtask<S> {
     backend: StateBackend,
     subject: S,
+    /// Where pages go that leave memory.
+    io: SharedIo,
 }
 
 pub struct Run<S: Subject> {
@@ -190,6 +197,9 @@ impl<S: Subject> Run<S> {
                 self.at_barrier = None;
                 self.committed = self.before.clone();
                 self.pieces.truncate(self.committed.pieces);
+            }
+            Step::Evict { pages } => {
+                self.subtasks.iter_mut().for_each(|subtask| subtask.backend.evict_pages(pages.into()).unwrap());
             }
             Step::Crash { parallelism } => {
                 let parallelism = *parallelism.get(&PARALLELISMS);
@@ -262,7 +272,10 @@ impl<S: Subject> Run<S> {
             Ok(())
         };
         let harvesting = self.subtasks.iter_mut().find(|subtask| subtask.backend.is_harvesting());
-        let progress = harvesting.map(|subtask| subtask.backend.harvest(work_bytes, &mut sink).unwrap());
+        let progress = harvesting.map(|subtask| {
+            subtask.io.drive();
+            subtask.backend.harvest(work_bytes, &mut sink).unwrap()
+        });
         let is_done = matches!(progress, Some(HarvestProgress::Done { .. }) | None);
         if is_done && self.subtasks.iter().all(|subtask| !subtask.backend.is_harvesting()) {
             self.commit();
@@ -291,17 +304,21 @@ impl<S: Subject> Run<S> {
 }
 
 fn subtasks<S: Subject>(parallelism: u32, clock: &StateClock) -> Vec<Subtask<S>> {
+    let disk = SimDisk::new(3, SimDiskOptions { latency_drives_max: 3, ..SimDiskOptions::default() });
     let subtasks = (0..parallelism).map(|subtask| {
         let mut backend = backend(KeyGroupRange::of_subtask(subtask, parallelism, GROUPS));
         let subject = S::register(&mut backend, clock);
-        Subtask { backend, subject }
+        let mut io = SharedIo::new(SimIo::new(&disk));
+        io.complete(IoOp::CreateDirAll { path: "/state".into() }).unwrap();
+        backend.attach(io.clone(), None, Some(format!("/state/spill-{subtask}.tmp").into()));
+        Subtask { backend, subject, io }
     });
     subtasks.collect()
 }
 
 fn restore<S: Subject>(pieces: &Pieces, parallelism: u32, clock: &StateClock) -> Vec<Subtask<S>> {
     let mut subtasks = subtasks::<S>(parallelism, clock);
-    for Subtask { backend, subject } in &mut subtasks {
+    for Subtask { backend, subject, .. } in &mut subtasks {
         let groups = backend.key_groups();
         for (page, kind, bytes) in pieces.iter().filter(|piece| groups.contains(KeyGroup(piece.0.key_group))) {
             backend.restore_piece(*page, *kind, bytes).unwrap();

@@ -431,16 +431,6 @@ impl CheckpointStore {
         self.needs_full = true;
         // Where a long extent found no space a short one may.
         self.next_extent_bytes = self.options.extent_bytes_min.next_multiple_of(SECTOR_BYTES as u64);
-        for (number, file) in std::mem::take(&mut active.created) {
-            self.close_later(io, file);
-            let len_bytes = self.extents.remove(&number).unwrap_or(0);
-            self.remove_extent(io, number, len_bytes);
-        }
-        self.condemned.extend(active.condemned.iter().filter(|number| self.extents.contains_key(number)));
-        self.current = active.began_in.filter(|extent| !active.condemned.contains(&extent.number));
-        if let Some(condemned) = active.began_in.filter(|extent| active.condemned.contains(&extent.number)) {
-            self.close_later(io, condemned.file);
-        }
         // A superblock that was written, in whole or in part, must not speak for a checkpoint that was reported as failed.
         if active.superblock_written
             && let Some(open) = self.superblock.take()
@@ -457,10 +447,32 @@ impl CheckpointStore {
         {
             tracing::error!(%error, "the condemned superblock file could not be replaced, the next checkpoint tries again");
         }
+        self.forget_extents(io, active);
         let id = active.plan.id;
         let reason = || "no reason was given".to_owned();
         let error = active.failure.take().unwrap_or_else(|| CheckpointError::Aborted { id, reason: reason() });
         Some(StoreEvent::Failed { id, error, duration_ns: now_ns.saturating_sub(active.began_ns) })
+    }
+
+    /// What the failed checkpoint wrote may go, unless a superblock may still name it: then it stays until the next commit, and is not
+    /// written over, because without an older checkpoint a start would find nothing but damage.
+    fn forget_extents(&mut self, io: &mut dyn Io, active: &mut Active) {
+        let is_named = active.superblock_written && self.superblock.is_none();
+        if is_named {
+            active.condemned.extend(active.touched.keys());
+        }
+        for (number, file) in std::mem::take(&mut active.created) {
+            self.close_later(io, file);
+            if !is_named {
+                let len_bytes = self.extents.remove(&number).unwrap_or(0);
+                self.remove_extent(io, number, len_bytes);
+            }
+        }
+        self.condemned.extend(active.condemned.iter().filter(|number| self.extents.contains_key(number)));
+        self.current = active.began_in.filter(|extent| !active.condemned.contains(&extent.number));
+        if let Some(condemned) = active.began_in.filter(|extent| active.condemned.contains(&extent.number)) {
+            self.close_later(io, condemned.file);
+        }
     }
 
     /// Goes on creating a superblock file with the retained checkpoints; `Some` when there is one, or none will be.
