@@ -21,8 +21,9 @@ const WHO: &str = "pages of keyed state read back";
 const SECTOR_BYTES: u64 = 4096;
 /// The length of a slot of the spill file.
 pub(super) const SLOT_BYTES: u64 = super::page::PAGE_LEN as u64;
-/// How many slots the spill file grows by.
-const SLOTS_PER_GROWTH: u32 = 2048;
+/// The spill file doubles, from so many slots and by at most so many: allocating takes a while.
+const SLOTS_MIN: u32 = 32;
+const SLOTS_PER_GROWTH_MAX: u32 = 2048;
 
 /// Reads and writes pages for the tables of one backend.
 pub(super) struct Pager {
@@ -131,7 +132,7 @@ impl Pager {
                 file
             }
         };
-        let slots = spill.slots + SLOTS_PER_GROWTH;
+        let slots = spill.slots + spill.slots.clamp(SLOTS_MIN, SLOTS_PER_GROWTH_MAX);
         let allocated = self.io.complete(IoOp::Allocate { file, len_bytes: u64::from(slots) * SLOT_BYTES });
         allocated.map_err(|error| error.to_string())?;
         spill.free.extend((spill.slots..slots).rev());
