@@ -11,7 +11,7 @@ use millstream::engine::{CheckpointOptions, JobHandle, JobOptions};
 use millstream::io::Survivors;
 use millstream::job_manager::{JobState, RestartPolicy};
 use millstream::sim::{Rng, SimEnd, SimFaults, Simulation};
-use sim_support::Workload;
+use sim_support::{SMALL_MEMORY_BYTES, Workload};
 use std::cell::Cell;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -49,7 +49,10 @@ struct Scenario {
 impl Scenario {
     fn new(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
-        let workload = Workload::draw(&mut rng);
+        // Every twentieth has too little memory; of its own, so that the other seeds stay what they were.
+        let mut other = Rng::new(seed ^ 0x5370_696C);
+        let is_wide = other.chance(50);
+        let workload = if is_wide { Workload::draw_wide(&mut other) } else { Workload::draw(&mut rng) };
         let io_error_permille = [0, 0, 5, 20, 100][rng.index(5)];
         let faults = SimFaults {
             crash_per_million_steps: 0,
@@ -57,7 +60,10 @@ impl Scenario {
             io_error_permille,
             latency_drives_max: 1 + rng.below(8),
         };
-        let machine = Simulation::new(rng.next_u64()).slots(slots(&mut rng)).faults(faults);
+        let mut machine = Simulation::new(rng.next_u64()).slots(slots(&mut rng)).faults(faults);
+        if is_wide {
+            machine = machine.memory(SMALL_MEMORY_BYTES);
+        }
         let interval = Duration::from_millis(5 + rng.below(46));
         let options = JobOptions {
             checkpoints: Some(CheckpointOptions::every("/state", interval)),

@@ -129,6 +129,7 @@ impl Pager {
                 let removed = self.io.complete(IoOp::Remove { path: spill.path.clone() });
                 removed.map_err(|error| error.to_string())?;
                 spill.file = Some(file);
+                tracing::info!(path = %spill.path.display(), "the state no longer fits into its memory: cold pages go to this file");
                 file
             }
         };

@@ -308,6 +308,10 @@ impl Table {
 
     fn take_in(&mut self, pager: &Rc<RefCell<Pager>>, reading: Reading) -> Result<(), StateError> {
         let index = reading.page as usize;
+        if let Some(spilled) = &mut self.residency.places[index].spilled {
+            // If its bytes came back with the answer to the write, that is taken.
+            spilled.writing = None;
+        }
         let mut buffers = Vec::with_capacity(reading.parts.len());
         for part in reading.parts {
             match part.read {
@@ -316,11 +320,12 @@ impl Table {
                 None => unreachable!("a page is taken in when all its parts have come"),
             }
         }
-        if let Some(Spilled { slot, crc, len, .. }) = self.residency.places[index].spilled.take() {
+        if let Some(Spilled { slot, crc, len, .. }) = self.residency.places[index].spilled {
             let (_, buffer) = buffers.pop().expect("a spilled page is one part");
             if buffer.len() != len as usize || crc32c(buffer.filled()) != crc {
                 return Err(self.unreadable(index, "the spill file holds other bytes than were written".to_owned()));
             }
+            self.residency.places[index].spilled = None;
             pager.borrow_mut().free_slot(slot);
             self.show(index, buffer.into_block());
         } else {

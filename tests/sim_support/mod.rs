@@ -16,6 +16,8 @@ use std::sync::Arc;
 
 pub const WINDOWS: &str = "/out/windows";
 pub const SEQUENCES: &str = "/out/sequences";
+/// Memory that holds a job, but not its state if that is wide.
+pub const SMALL_MEMORY_BYTES: usize = 12 << 20;
 
 #[derive(Record, Clone, Copy, Debug, PartialEq)]
 #[repr(C)]
@@ -43,6 +45,8 @@ pub struct Workload {
     pub bound_ms: i64,
     pub size_ms: i64,
     pub slide_ms: i64,
+    /// Each key has a large value.
+    pub is_wide: bool,
 }
 
 impl Workload {
@@ -50,6 +54,17 @@ impl Workload {
         let keys = [1, 7, 40, 500][rng.index(4)];
         let splits = 1 + rng.index(5);
         let per_split = 100 + rng.below(500);
+        Self::with(rng, keys, splits, per_split)
+    }
+
+    /// One whose state `SMALL_MEMORY_BYTES` do not hold.
+    pub fn draw_wide(rng: &mut Rng) -> Self {
+        let (splits, per_split) = (3 + rng.index(3), 1_500 + rng.below(500));
+        let workload = Self::with(rng, 6_000, splits, per_split);
+        Self { pipeline: Pipeline::Sequences, batch_max: workload.batch_max * 10, is_wide: true, ..workload }
+    }
+
+    fn with(rng: &mut Rng, keys: u64, splits: usize, per_split: u64) -> Self {
         let (disorder_ms, bound_ms) = ([0, 30, 300][rng.index(3)], [0, 30, 300][rng.index(3)]);
         let mut n = 0;
         let mut split = |rng: &mut Rng| {
@@ -70,6 +85,7 @@ impl Workload {
             bound_ms,
             size_ms,
             slide_ms,
+            is_wide: false,
         }
     }
 
@@ -96,7 +112,7 @@ impl Workload {
             let write = |line_of: &String, line: &mut Vec<u8>| line.extend_from_slice(line_of.as_bytes());
             keyed
                 .in_event_time_order()
-                .process("sequences", Sequence)
+                .process("sequences", Sequence { is_wide: self.is_wide })
                 .sink("sequences-out", JsonLines::exactly_once_with(SEQUENCES, write));
         }
         job
@@ -223,7 +239,37 @@ fn window_line(key: u64, start: i64, (count, sum): (u64, i64)) -> String {
 
 /// Numbers the records and timers of each key, and hashes all before: a line lost, doubled or out of order changes all after it.
 #[derive(Clone)]
-struct Sequence;
+struct Sequence {
+    is_wide: bool,
+}
+
+struct SequenceState {
+    sequence: ValueState<u64, [u64; 2]>,
+    /// The sequence again, as large as a value may be without being archived.
+    wide: Option<ValueState<u64, Wide>>,
+}
+
+type Wide = [u64; 250];
+
+fn widened([count, hash]: [u64; 2]) -> Wide {
+    std::array::from_fn(|at| hash.rotate_left(at as u32) ^ count)
+}
+
+impl SequenceState {
+    fn advance(&mut self, cx: &KeyedContext<'_, u64>, what: u64) -> Result<[u64; 2], StateError> {
+        let stored = self.sequence.get(&cx.hashed());
+        let mut next = next_state(stored.unwrap_or_default(), what);
+        if let Some(wide) = &self.wide {
+            if wide.get(&cx.hashed()) != stored.map(widened) {
+                // Shows in the output, and in all that follows.
+                next = [0; 2];
+            }
+            wide.put(&cx.hashed(), &widened(next))?;
+        }
+        self.sequence.put(&cx.hashed(), &next)?;
+        Ok(next)
+    }
+}
 
 fn next_state([count, hash]: [u64; 2], what: u64) -> [u64; 2] {
     [count + 1, (hash ^ what).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29)]
@@ -240,10 +286,12 @@ fn sequence_line(key: u64, [count, hash]: [u64; 2], is_timer: bool) -> String {
 impl KeyedProcess<u64, Event> for Sequence {
     type Out = String;
     type Side = NoSide;
-    type State = ValueState<u64, [u64; 2]>;
+    type State = SequenceState;
 
     fn open(&self, states: &mut StateRegistry<'_>) -> Result<Self::State, StateError> {
-        states.value("sequence")
+        let sequence = states.value("sequence")?;
+        let wide = self.is_wide.then(|| states.value("wide")).transpose()?;
+        Ok(SequenceState { sequence, wide })
     }
 
     fn on_record(
@@ -253,8 +301,7 @@ impl KeyedProcess<u64, Event> for Sequence {
         event: &Event,
         out: &mut impl Emit<String, NoSide>,
     ) -> Result<(), StateError> {
-        let next = next_state(state.get(&cx.hashed()).unwrap_or_default(), event.n);
-        state.put(&cx.hashed(), &next)?;
+        let next = state.advance(cx, event.n)?;
         cx.set_timer(EventTimeMs(timer_at(cx.at().0)))?;
         out.emit(&sequence_line(*cx.key(), next, false));
         Ok(())
@@ -266,8 +313,7 @@ impl KeyedProcess<u64, Event> for Sequence {
         cx: &mut KeyedContext<'_, u64>,
         out: &mut impl Emit<String, NoSide>,
     ) -> Result<(), StateError> {
-        let next = next_state(state.get(&cx.hashed()).unwrap_or_default(), cx.at().0 as u64);
-        state.put(&cx.hashed(), &next)?;
+        let next = state.advance(cx, cx.at().0 as u64)?;
         out.emit(&sequence_line(*cx.key(), next, true));
         Ok(())
     }
