@@ -4,6 +4,7 @@
 //!  first result   a new process: engine, job, checkpoint directory -> first record -> reduce -> Callback; page cache dropped
 //!  full speed     a backend brings all pages of a checkpoint into memory
 //!  spill          Generator -> key_by -> reduce over four times the memory budget, uniform keys
+//!  windows        Generator -> key_by -> tumbling sum whose one window is four times the memory budget, against the same in memory
 //! ```
 //! Limits: a process that only starts; reading a file from front to back past the page cache; reading 16 KiB pages of it at random, 32 at
 //! a time. Without the right to drop the page cache only what is read past it is cold, which is all but directories.
@@ -19,6 +20,7 @@ use millstream::checkpoint::{CheckpointStore, JobIdentity, StoreOptions};
 use millstream::engine::{CheckpointOptions, Engine, JobOptions};
 use millstream::io::{FileId, Io, IoChoice, IoOp, IoOutput, OpenMode, SharedIo};
 use millstream::memory::{Arena, ArenaOptions, Buffer, MemoryBudget};
+use millstream::operator::Sum;
 use millstream::record::Stamp;
 use millstream::sink::Callback;
 use millstream::slot::Doorbell;
@@ -26,6 +28,7 @@ use millstream::source::Generator;
 use millstream::state::{KeyGroupRange, StateBackend};
 use millstream::stream::Job;
 use millstream::time::{EventTimeMs, Watermarks};
+use millstream::window::{Tumbling, WindowResult};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -49,6 +52,8 @@ struct Reading {
 
 /// What one key takes of a page.
 const BYTES_PER_KEY: u64 = 290;
+/// What one key's slice and timer take of pages.
+const BYTES_PER_WINDOW_KEY: u64 = 75;
 
 fn main() {
     if let Some(dir) = std::env::var_os(CHILD) {
@@ -73,7 +78,53 @@ fn main() {
     });
     let (budget_mib, seconds) = if bench.is_quick() { (32, 2) } else { (256, 20) };
     spill(&mut bench, budget_mib, Duration::from_secs(seconds));
+    windows(&mut bench, budget_mib / 4);
     bench.finish();
+}
+
+/// Three windows, each with a sum for every key: how many records a second, firing included.
+fn windows(bench: &mut Bench, budget_mib: u64) {
+    let keys = 4 * budget_mib * MIB / BYTES_PER_WINDOW_KEY;
+    let records = 3 * keys;
+    let in_memory = window_rate(keys, records, 4 << 30);
+    let spilled = window_rate(keys, records, (budget_mib * MIB) as usize);
+    bench.figure(Figure {
+        kernel: Some(in_memory / 1e3),
+        goal: Some(0.2),
+        ..Figure::new(format!("windows of {} MiB in {budget_mib} MiB", 4 * budget_mib), "records", spilled / 1e3, "k/s")
+    });
+}
+
+fn window_rate(keys: u64, records: u64, memory_bytes: usize) -> f64 {
+    let dir = directory("windows");
+    let engine = engine(memory_bytes);
+    let fired = Arc::new(AtomicU64::new(0));
+    let counted = fired.clone();
+    let job = Job::new("windows-on-disk");
+    job.source("readings", Generator::new(|n: u64| n).count(records))
+        .event_time(move |n: &u64| EventTimeMs((n / keys) as i64 * 1000), Watermarks::monotonous())
+        .map(move |n: &u64| {
+            // Every key once a window, in an order that has nothing to do with where it lies.
+            Reading { key: (n % keys).wrapping_mul(0x9E37_79B9_7F4A_7C15), sum: 1, rest: [*n; 26] }
+        })
+        .key_by("by-key", |reading: &Reading| reading.key)
+        .window(Tumbling::of(1000))
+        .aggregate("sums", Sum::of(|reading: &Reading| reading.sum as i64))
+        .sink(
+            "results",
+            Callback::new(move |_: &Stamp, _: &WindowResult<u64, i64>| {
+                counted.fetch_add(1, Ordering::Relaxed);
+            }),
+        );
+    let begun = Instant::now();
+    let handle = engine.submit(job, options(&dir, memory_bytes)).expect("the job is valid");
+    let outcome = handle.wait();
+    let took = begun.elapsed();
+    assert!(outcome.is_ok(), "{outcome:?}");
+    engine.stop();
+    let _ = std::fs::remove_dir_all(&dir);
+    assert_eq!(fired.load(Ordering::Relaxed), records, "each key once a window");
+    records as f64 / took.as_secs_f64()
 }
 
 fn directory(name: &str) -> PathBuf {

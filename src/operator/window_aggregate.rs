@@ -18,9 +18,10 @@ use crate::exchange::RecordFrame;
 use crate::graph::{BuildContext, BuildError};
 use crate::metrics::{LossReason, OperatorCounters};
 use crate::record::{Key, Record, Stamp};
-use crate::state::{Both, DueTimer, Hashed, NamespacedState, StateError, Timers};
+use crate::state::{Both, DueTimer, Hashed, NamespacedState, StateBackend, StateError, Timers};
 use crate::time::{EventTimeMs, Watermark};
 use crate::window::{SlicedWindows, TimeWindow, WindowResult};
+use std::cell::RefCell;
 use std::sync::Arc;
 
 /// How many windows fire before other tasks get the slot.
@@ -200,7 +201,23 @@ where
         self.result = Some(result);
     }
 
+    /// Asks for the slices of the windows that fire next, so that the disk reads them side by side.
+    fn look_ahead_due(&mut self, watermark: Watermark) -> Result<(), StateError> {
+        for timer in self.timers.due(watermark).take(WINDOWS_PER_CALL_MAX) {
+            let key = Hashed::in_group(timer.key::<K>(), timer.group());
+            for start in self.windows.slices(self.windows.window_ending(timer.at.0 + 1)) {
+                self.slices.look_ahead(&key, &SliceKey { start, missed: 0 })?;
+            }
+        }
+        Ok(())
+    }
+
     fn advance(&mut self, cx: &mut ChainContext<'_>, watermark: Watermark) -> Flow {
+        if self.slices.has_absent()
+            && let Err(error) = self.look_ahead_due(watermark)
+        {
+            cx.fail(&self.operator, error);
+        }
         // Windows fire in the order of their ends; the operator's clock follows them, so that it is right between two calls.
         for _ in 0..WINDOWS_PER_CALL_MAX {
             if self.next.is_blocked() || cx.failure.is_some() {
@@ -250,6 +267,16 @@ where
         for record in records {
             self.record(cx, &frame.stamp(record.at), record.key, record.view, record.bytes);
         }
+    }
+
+    fn look_ahead(
+        &mut self,
+        _state: &RefCell<StateBackend>,
+        at: EventTimeMs,
+        key: Hashed<'_, K>,
+    ) -> Result<bool, StateError> {
+        let slice = SliceKey { start: self.windows.slice_start(at.0), missed: 0 };
+        self.slices.look_ahead(&key, &slice)
     }
 
     fn signal(&mut self, cx: &mut ChainContext<'_>, signal: &mut Signal<'_>) -> Flow {

@@ -71,6 +71,18 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
         }));
     }
 
+    /// Whether the page of a value is in memory or does not exist; if not, starts to read it.
+    pub fn look_ahead(&mut self, key: &Hashed<K>, namespace: &N) -> Result<bool, StateError> {
+        let address = composite(&mut self.scratch, key, namespace);
+        let mut table = self.table.borrow_mut();
+        if table.has_absent() { table.look_ahead(address.group, address.hash) } else { Ok(true) }
+    }
+
+    /// Whether values are not in memory.
+    pub fn has_absent(&self) -> bool {
+        self.table.borrow().has_absent()
+    }
+
     /// The value.
     pub fn get(&mut self, key: &Hashed<K>, namespace: &N) -> Option<V> {
         let address = composite(&mut self.scratch, key, namespace);

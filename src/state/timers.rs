@@ -91,6 +91,11 @@ impl<K: Key + ?Sized> Timers<K> {
         Some(timer)
     }
 
+    /// The timers that are due at this watermark, in order; they stay.
+    pub fn due(&self, watermark: EventTimeMs) -> impl Iterator<Item = &DueTimer> {
+        self.order.iter().take_while(move |timer| timer.at <= watermark)
+    }
+
     /// When the next timer is due.
     pub fn next_at(&self) -> Option<EventTimeMs> {
         self.order.first().map(|timer| timer.at)

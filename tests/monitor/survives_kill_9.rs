@@ -1,7 +1,7 @@
 //! `kill -9` at random instants, 50 in all, with 1, 2 and 3 slots and with a number of slots that changes from run to run: the
 //! committed lines are those of the undisturbed run, byte for byte.
 //!
-//! `MILLSTREAM_SEED` replays the instants of a failed run (as far as a machine repeats itself).
+//! `MILLSTREAM_SEED` replays the instants of a failed run (as far as a machine repeats itself), `MILLSTREAM_KILLS=4` kills four times as often.
 
 use super::program::{Monitor, Scratch, run, wait};
 use super::{data_set, output};
@@ -42,6 +42,7 @@ struct Trial {
 fn kill_and_compare(name: &str, interval: &'static str, number: u64) {
     let seed = std::env::var("MILLSTREAM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_261_122);
     println!("MILLSTREAM_SEED={seed}");
+    let times = std::env::var("MILLSTREAM_KILLS").ok().and_then(|times| times.parse().ok()).unwrap_or(1);
     let scratch = Scratch::new(name);
     let undisturbed = monitor(&scratch, "undisturbed", interval);
     let start = Instant::now();
@@ -51,7 +52,7 @@ fn kill_and_compare(name: &str, interval: &'static str, number: u64) {
     assert!(!lines.windows.is_empty() && !lines.alerts.is_empty());
     let mut trial = Trial { undisturbed: lines, took, random: SplitMix(seed + number), interval };
     for (index, (slots, kills)) in SLOT_PLANS.into_iter().zip(KILLS).enumerate() {
-        trial.run(&scratch, &format!("plan-{index}"), slots, kills);
+        trial.run(&scratch, &format!("plan-{index}"), slots, kills * times);
     }
 }
 

@@ -61,7 +61,7 @@ impl Workload {
     pub fn draw_wide(rng: &mut Rng) -> Self {
         let (splits, per_split) = (3 + rng.index(3), 1_500 + rng.below(500));
         let workload = Self::with(rng, 6_000, splits, per_split);
-        Self { pipeline: Pipeline::Sequences, batch_max: workload.batch_max * 10, is_wide: true, ..workload }
+        Self { batch_max: workload.batch_max * 10, is_wide: true, ..workload }
     }
 
     fn with(rng: &mut Rng, keys: u64, splits: usize, per_split: u64) -> Self {
