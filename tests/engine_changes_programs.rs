@@ -3,7 +3,6 @@
 
 use millstream::Record;
 use millstream::engine::{CheckpointOptions, Engine, JobError, JobOptions, SubmitError};
-use millstream::job_manager::RestartPolicy;
 use millstream::operator::{Emit, KeyedContext, KeyedProcess, ListSharing, NoSide, OperatorList, StateRegistry};
 use millstream::sink::Collect;
 use millstream::source::VecSource;
@@ -71,7 +70,8 @@ where
         .sink("results", results.clone());
     let checkpoints =
         CheckpointOptions { allow_dropped_state, ..CheckpointOptions::every(dir, Duration::from_millis(20)) };
-    let options = JobOptions { checkpoints: Some(checkpoints), restart: RestartPolicy::None, ..JobOptions::default() };
+    // With the default policy, which restarts for ever: what cannot succeed must end all the same.
+    let options = JobOptions { checkpoints: Some(checkpoints), ..JobOptions::default() };
     let submitted = engine.submit(job, options).map_err(|error: SubmitError| error.to_string())?;
     submitted.wait().map_err(|error: JobError| error.to_string())?;
     let mut results = results.take();

@@ -14,6 +14,7 @@ use crate::io::Io;
 use crate::job_manager::messages::{CheckpointOrder, LoadReport, ToJobManager};
 use crate::job_manager::{Attempt, JobEvent, JobId, JobManager, JobState, JobSubmission, TaskAddress, TaskState};
 use crate::memory::ArenaOptions;
+use crate::operator::OperatorFailure;
 use crate::slot::{Doorbell, SlotEvent, SlotHandle, TaskExit};
 use crate::task::{Execution, ReportSender, TaskCommand, TaskReport};
 use crate::task_manager::{SlotReport, SlotSample, SlotWork, TaskManager, TaskManagerAction, Watchdog};
@@ -271,7 +272,9 @@ impl Control {
             while let Some(SlotEvent::TaskLeft { name, exit, .. }) = slot.next_event() {
                 let Some(of) = self.names.remove(&name) else { continue };
                 if let TaskExit::Panicked(message) = exit {
-                    self.task_manager.on_task_failed(of.task, of.attempt, &name, &format!("it panicked: {message}"));
+                    let reason = format!("it panicked: {message}");
+                    let failure = OperatorFailure { operator: name.to_string(), reason, is_permanent: false };
+                    self.task_manager.on_task_failed(of.task, of.attempt, failure);
                 }
             }
         }
@@ -285,7 +288,7 @@ impl Control {
             TaskReport::Finished(of) => state(of, TaskState::Finished),
             TaskReport::Canceled(of) => state(of, TaskState::Canceled),
             TaskReport::Failed(of, failure) => {
-                return self.task_manager.on_task_failed(of.task, of.attempt, &failure.operator, &failure.reason);
+                return self.task_manager.on_task_failed(of.task, of.attempt, failure);
             }
             TaskReport::Declined(of, id, reason) if self.is_current(of) => {
                 let now_ns = self.clock.monotonic_ns();
@@ -437,7 +440,8 @@ impl Control {
             }
             if is_restart && let Err(error) = job.reopen_store(io) {
                 let reason = format!("the state directory cannot be opened again: {error}");
-                return self.task_manager.on_task_failed(task, attempt, "checkpoint", &reason);
+                let failure = OperatorFailure { operator: "checkpoint".to_owned(), reason, is_permanent: false };
+                return self.task_manager.on_task_failed(task, attempt, failure);
             }
         }
         job.starting.insert(task, slot);

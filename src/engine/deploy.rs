@@ -52,7 +52,10 @@ impl JobRuntime {
                     Ok(Err(error)) => error.to_string(),
                     Err(_) => "a function panicked while the task was being built".to_owned(),
                 };
-                reports.send(TaskReport::Failed(of, OperatorFailure { operator: name, reason: failure }));
+                reports.send(TaskReport::Failed(
+                    of,
+                    OperatorFailure { operator: name, reason: failure, is_permanent: false },
+                ));
             });
         }
         self.forget_restored();

@@ -7,6 +7,7 @@ use super::job::{Ending, Then};
 use super::messages::ToTaskManager;
 use super::{Attempt, JobEvent, JobId, JobManager, JobState, RestartDecision, TaskAddress, TaskManagerId, TaskState};
 use crate::checkpoint::CheckpointKind;
+use crate::operator::OperatorFailure;
 
 impl JobManager {
     /// Ends a job at once, without another checkpoint. Its tasks get the grace period. Jobs that have ended are left alone.
@@ -60,7 +61,11 @@ impl JobManager {
         }
         let running = job.state == JobState::Running;
         match state {
-            TaskState::Failed => self.on_failure_report(task, attempt, "?", "no reason was given", now_ns),
+            TaskState::Failed => {
+                let (operator, reason) = ("?".to_owned(), "no reason was given".to_owned());
+                let failure = OperatorFailure { operator, reason, is_permanent: false };
+                self.on_failure_report(task, attempt, &failure, now_ns);
+            }
             TaskState::Canceled if running => {
                 let reason = format!("{} was stopped by its TaskManager", job.task_name(task));
                 self.fail(task.job, reason, now_ns);
@@ -75,18 +80,22 @@ impl JobManager {
         &mut self,
         task: TaskAddress,
         attempt: Attempt,
-        operator: &str,
-        reason: &str,
+        failure: &OperatorFailure,
         now_ns: u64,
     ) {
         let Some(job) = self.current(task.job, attempt) else { return };
         job.set_task_state(task, TaskState::Failed);
+        let OperatorFailure { operator, reason, is_permanent } = failure;
         let reason = format!("{} failed in operator {operator}: {reason}", job.task_name(task));
-        self.fail(task.job, reason, now_ns);
+        self.fail_with(task.job, reason, *is_permanent, now_ns);
     }
 
     /// Something of the job failed. Failures while it is already failing belong to the first.
     pub(super) fn fail(&mut self, id: JobId, reason: String, now_ns: u64) {
+        self.fail_with(id, reason, false, now_ns);
+    }
+
+    fn fail_with(&mut self, id: JobId, reason: String, is_permanent: bool, now_ns: u64) {
         let random = self.next_random();
         let Some(job) = self.jobs.get_mut(&id) else { return };
         if job.state != JobState::Running {
@@ -95,7 +104,11 @@ impl JobManager {
         if job.ending == Ending::Drained {
             job.ending = Ending::No;
         }
-        let said = match job.restart.on_failure(now_ns, random) {
+        let decision = match is_permanent {
+            true => RestartDecision::GiveUp("it would fail the same way again".to_owned()),
+            false => job.restart.on_failure(now_ns, random),
+        };
+        let said = match decision {
             RestartDecision::RestartAt(at_ns) => {
                 job.then = Then::RestartAt(at_ns);
                 reason

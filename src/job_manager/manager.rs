@@ -166,8 +166,8 @@ impl JobManager {
             ToJobManager::SlotsOffered { job, attempt, slots } => self.on_slots_offered(job, attempt, slots, now_ns),
             ToJobManager::SlotsRefused { job, attempt, reason } => self.on_slots_refused(job, attempt, reason, now_ns),
             ToJobManager::TaskStatus { task, attempt, state } => self.on_task_status(task, attempt, state, now_ns),
-            ToJobManager::FailureReport { task, attempt, operator, reason } => {
-                self.on_failure_report(task, attempt, &operator, &reason, now_ns);
+            ToJobManager::FailureReport { task, attempt, failure } => {
+                self.on_failure_report(task, attempt, &failure, now_ns);
             }
             ToJobManager::CheckpointAcknowledged { task, id } => self.on_acknowledged(task, id, now_ns),
             ToJobManager::CheckpointDeclined { task, id, reason } => self.on_declined(task, id, &reason, now_ns),

@@ -4,6 +4,7 @@
 
 use super::{Attempt, JobId, SlotIndex, TaskAddress, TaskManagerId, TaskState};
 use crate::checkpoint::{CheckpointId, CheckpointKind};
+use crate::operator::OperatorFailure;
 
 /// From a TaskManager (or the checkpoint store beside it) to the JobManager.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,10 +58,8 @@ pub enum ToJobManager {
         task: TaskAddress,
         /// Of which attempt.
         attempt: Attempt,
-        /// The operator that failed.
-        operator: String,
-        /// Its error or panic in words.
-        reason: String,
+        /// The operator that failed, and its error or panic in words.
+        failure: OperatorFailure,
     },
     /// A task has handed everything of a checkpoint to the store.
     CheckpointAcknowledged {

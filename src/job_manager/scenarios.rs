@@ -3,6 +3,7 @@
 use super::messages::{CheckpointOrder, ToJobManager, ToTaskManager};
 use super::*;
 use crate::checkpoint::{CheckpointId, CheckpointKind, CheckpointSettings};
+use crate::operator::OperatorFailure;
 use crate::task_manager::{TaskManager, TaskManagerAction};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -179,7 +180,7 @@ impl World {
     fn fail(&mut self, task: TaskAddress) {
         self.told.remove(&task);
         let attempt = self.running.remove(&task).unwrap();
-        self.tm.on_task_failed(task, attempt, "parse", "boom");
+        self.tm.on_task_failed(task, attempt, failure("boom"));
         self.run();
     }
 
@@ -204,6 +205,10 @@ impl World {
         self.tm = TaskManager::new(TM, 2, 100 * MIB, self.now_ns);
         self.jm.take_outbox();
     }
+}
+
+fn failure(reason: &str) -> OperatorFailure {
+    OperatorFailure { operator: "parse".to_owned(), reason: reason.to_owned(), is_permanent: false }
 }
 
 /// `source` x 1 and `count` x 2, 60 MiB, restarted after exactly 1 s for ever, without periodic checkpoints.
@@ -483,13 +488,24 @@ fn a_failed_status_without_a_report_fails_the_job_too() {
 }
 
 #[test]
+fn a_permanent_failure_ends_the_job_whatever_its_restart_policy() {
+    let mut world = World::new();
+    let id = world.submit(job("a"));
+    let failure = OperatorFailure { is_permanent: true, ..failure("other types") };
+    let report = ToJobManager::FailureReport { task: task(id, 0, 0), attempt: Attempt(1), failure };
+    world.tell(report);
+    world.advance(10_000);
+    assert_eq!(world.state(id), JobState::Failed);
+}
+
+#[test]
 fn messages_of_an_earlier_attempt_change_nothing() {
     let mut world = World::new();
     let id = world.submit(job("a"));
     world.fail(task(id, 0, 0));
     world.advance(1_000);
     let (task, attempt) = (task(id, 0, 0), Attempt(1));
-    world.tell(ToJobManager::FailureReport { task, attempt, operator: "x".into(), reason: "late".into() });
+    world.tell(ToJobManager::FailureReport { task, attempt, failure: failure("late") });
     world.tell(ToJobManager::TaskStatus { task, attempt, state: TaskState::Finished });
     world.tell(ToJobManager::SlotsRefused { job: id, attempt, reason: "late".into() });
     assert_eq!(world.state(id), JobState::Running);

@@ -73,6 +73,8 @@ pub struct OperatorFailure {
     pub operator: String,
     /// What happened, with figures, and what to do.
     pub reason: String,
+    /// Trying again would end the same way: the job ends, whatever its restart policy (Flink `SuppressRestartsException`).
+    pub is_permanent: bool,
 }
 
 /// Collects the small states of a chain's operators at a barrier.
@@ -101,9 +103,21 @@ impl ChainContext<'_> {
     /// Says that `operator` failed. The first failure of a step is the one reported.
     #[cold]
     pub fn fail(&mut self, operator: &str, reason: impl std::fmt::Display) {
-        if self.failure.is_none() {
-            *self.failure = Some(OperatorFailure { operator: operator.to_owned(), reason: reason.to_string() });
-        }
+        self.fail_with(operator, reason, false);
+    }
+
+    /// The same when trying again would end the same way.
+    #[cold]
+    pub fn fail_for_good(&mut self, operator: &str, reason: impl std::fmt::Display) {
+        self.fail_with(operator, reason, true);
+    }
+
+    fn fail_with(&mut self, operator: &str, reason: impl std::fmt::Display, is_permanent: bool) {
+        self.failure.get_or_insert_with(|| OperatorFailure {
+            operator: operator.to_owned(),
+            reason: reason.to_string(),
+            is_permanent,
+        });
     }
 }
 

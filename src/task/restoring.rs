@@ -52,6 +52,22 @@ pub(super) enum RestoringError {
     State(#[from] StateError),
 }
 
+impl RestoringError {
+    /// Whether another try would end the same way: what is stored and what the program asks for do not go together.
+    pub(super) fn is_permanent(&self) -> bool {
+        match self {
+            Self::Checkpoint(_) => false,
+            Self::State(error) => matches!(
+                error,
+                StateError::LayoutDiffers { .. }
+                    | StateError::UnknownLayout { .. }
+                    | StateError::MigrationFailed { .. }
+                    | StateError::StateDropped { .. }
+            ),
+        }
+    }
+}
+
 impl Restoring {
     pub(super) fn new(
         checkpoint: Option<Arc<RestoredCheckpoint>>,

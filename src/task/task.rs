@@ -238,7 +238,10 @@ impl Task {
             return match restoring.step(cx, &self.state) {
                 Ok(progress) => progress,
                 Err(error) => {
-                    cx.fail(&self.vertex, error);
+                    match error.is_permanent() {
+                        true => cx.fail_for_good(&self.vertex, error),
+                        false => cx.fail(&self.vertex, error),
+                    }
                     Progress::Idle
                 }
             };

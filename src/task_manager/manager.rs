@@ -8,6 +8,7 @@ use super::{Budgets, Registration, RegistrationStep};
 use crate::checkpoint::CheckpointId;
 use crate::job_manager::messages::{CheckpointOrder, LoadReport, ToJobManager, ToTaskManager};
 use crate::job_manager::{Attempt, JobId, SlotIndex, TaskAddress, TaskManagerId, TaskState};
+use crate::operator::OperatorFailure;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// One TaskManager. What it wants done is in `take_actions`.
@@ -134,10 +135,9 @@ impl TaskManager {
     }
 
     /// A slot caught an error or a panic of a task, which has ended.
-    pub fn on_task_failed(&mut self, task: TaskAddress, attempt: Attempt, operator: &str, reason: &str) {
+    pub fn on_task_failed(&mut self, task: TaskAddress, attempt: Attempt, failure: OperatorFailure) {
         if self.follow(task, attempt, TaskState::Failed) {
-            let (operator, reason) = (operator.into(), reason.into());
-            self.send(ToJobManager::FailureReport { task, attempt, operator, reason });
+            self.send(ToJobManager::FailureReport { task, attempt, failure });
         }
     }
 
@@ -215,8 +215,8 @@ impl TaskManager {
             None => None,
         };
         if let Some(reason) = refusal {
-            let operator = "(deployment)".into();
-            return self.send(ToJobManager::FailureReport { task, attempt, operator, reason });
+            let failure = OperatorFailure { operator: "(deployment)".to_owned(), reason, is_permanent: false };
+            return self.send(ToJobManager::FailureReport { task, attempt, failure });
         }
         self.tasks.insert(task, Entry { attempt, slot, state: TaskState::Deploying });
         self.actions.push(TaskManagerAction::Start { task, attempt, slot, restore });
@@ -296,6 +296,10 @@ mod tests {
     }
 
     /// One task of job 1 running in slot 0.
+    fn boom() -> OperatorFailure {
+        OperatorFailure { operator: "parse".to_owned(), reason: "boom".to_owned(), is_permanent: false }
+    }
+
     fn running() -> TaskManager {
         let mut manager = registered();
         request(&mut manager, JOB, 1, 600);
@@ -311,7 +315,8 @@ mod tests {
 
     fn refusal(actions: &[TaskManagerAction]) -> &str {
         match actions {
-            [Send(ToJobManager::SlotsRefused { reason, .. } | ToJobManager::FailureReport { reason, .. })] => reason,
+            [Send(ToJobManager::SlotsRefused { reason, .. })] => reason,
+            [Send(ToJobManager::FailureReport { failure, .. })] => &failure.reason,
             other => panic!("{other:?}"),
         }
     }
@@ -378,12 +383,9 @@ mod tests {
         manager.on_task_state(TASK, FIRST, TaskState::Initializing);
         manager.on_task_state(TASK, Attempt(9), TaskState::Finished);
         assert_eq!(manager.take_actions(), []);
-        manager.on_task_failed(TASK, FIRST, "parse", "boom");
-        let (operator, reason) = ("parse".into(), "boom".into());
-        assert_eq!(
-            manager.take_actions(),
-            [Send(ToJobManager::FailureReport { task: TASK, attempt: FIRST, operator, reason })]
-        );
+        manager.on_task_failed(TASK, FIRST, boom());
+        let report = ToJobManager::FailureReport { task: TASK, attempt: FIRST, failure: boom() };
+        assert_eq!(manager.take_actions(), [Send(report)]);
     }
 
     #[test]
@@ -419,7 +421,7 @@ mod tests {
     #[test]
     fn memory_of_a_job_that_restarts_stays_its_own() {
         let mut manager = running();
-        manager.on_task_failed(TASK, FIRST, "parse", "boom");
+        manager.on_task_failed(TASK, FIRST, boom());
         assert_eq!(manager.budgets().of(JOB), 600);
     }
 
