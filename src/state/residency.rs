@@ -498,15 +498,21 @@ impl Table {
         writes > 0
     }
 
-    /// A page that may leave: not `keep`, of this length if one is asked for, rather one that did not change since the last barrier.
+    /// A page that may leave: not `keep`, of this length if one is asked for and there is one near, rather one that did not change since
+    /// the last barrier.
     fn next_victim(&mut self, keep: usize, len: Option<usize>) -> Option<usize> {
-        let count = self.pages.len();
-        let pick_unchanged = (0..count.min(64)).map(|step| (self.residency.hand + step) % count).find(|&index| {
-            self.may_leave(index, keep, len) && self.pages[index].flags.iter().all(|flags| flags & LISTED == 0)
-        });
-        let start = self.residency.hand;
-        let any = || (0..count).map(|step| (start + step) % count).find(|&index| self.may_leave(index, keep, len));
-        let victim = pick_unchanged.or_else(any)?;
+        /// How far to look for the best, and for one of the right length.
+        const NEAR: usize = 64;
+        const LESS_NEAR: usize = 512;
+        let (count, hand) = (self.pages.len(), self.residency.hand);
+        let from_hand = |steps: usize| (0..count.min(steps)).map(move |step| (hand + step) % count);
+        let is_unchanged = |index: usize| self.pages[index].flags.iter().all(|flags| flags & LISTED == 0);
+        let victim = from_hand(NEAR)
+            .find(|&index| self.may_leave(index, keep, len) && is_unchanged(index))
+            .or_else(|| from_hand(LESS_NEAR).find(|&index| self.may_leave(index, keep, len)))
+            .or_else(|| {
+                from_hand(if len.is_none() { count } else { 0 }).find(|&index| self.may_leave(index, keep, len))
+            })?;
         self.residency.hand = (victim + 1) % count;
         Some(victim)
     }
