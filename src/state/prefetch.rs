@@ -14,7 +14,7 @@ use super::{Hashed, KeyGroup, StateBackend};
 use crate::record::Key;
 
 /// How many keys are fetched for together: their cache misses overlap, and the lines fetched for the first are still there at the last.
-pub(crate) const LOOK_AHEAD: usize = 32;
+pub(crate) const LOOK_AHEAD: usize = 16;
 /// A state with fewer pages is in the cache anyway, and looking at each key twice then costs a quarter of the rate: 256 pages are 1 MiB as
 /// the first pages of their key groups, 4 MiB as others.
 const PAGES_MIN: usize = 256;

@@ -6,7 +6,6 @@
 //! Invariant: whoever changes a slot calls `touch` first, so that a snapshot in progress keeps the old content.
 
 use super::directory::{Bucket, Directories};
-use super::entries::VALUE;
 use super::fixed_page::FixedShape;
 use super::layout::{Layout, is_same};
 use super::migrate::Migration;
@@ -128,31 +127,28 @@ impl Table {
     pub fn change<R>(&mut self, shape: FixedShape, address: Address, change: impl FnOnce(Option<&mut [u8]>) -> R) -> R {
         let layout = Layout::Fixed(shape);
         let parity = self.parity & 1;
-        let index = self.directories.page(self.directory_of(address.group), address.hash);
-        if let Some(page) = self.pages.get_mut(index as usize) {
-            // Most keys are the first of their tag in their home group, and have changed in this epoch: then one bounds check is enough.
+        let index = self.directories.page(self.directory_of(address.group), address.hash) as usize;
+        if let Some(page) = self.pages.get_mut(index) {
+            // Most keys are the first of their tag in their home group, where one bounds check is enough for all that follows.
             let bytes = page.bytes_mut();
             let grid = layout.grid(bytes);
-            let control = grid.control_offset(home_group(address.hash, grid.groups));
+            let home = home_group(address.hash, grid.groups);
+            let control = grid.control_offset(home);
             let group = &mut bytes[control..control + shape.stride];
             let lane = first_lane(Tags::of(group).matches(tag_of(address.hash)));
             if lane < LANES {
                 let cell = shape.cell_in_group(lane);
-                let is_dirty = control_bits(group) & lane_bit(lane, parity) != 0;
-                if is_dirty && is_same(&group[cell.start..cell.start + shape.key_len], address.key) {
-                    return change(Some(&mut group[cell.start + shape.key_len..cell.end]));
+                if is_same(&group[cell.start..cell.start + shape.key_len], address.key) {
+                    if control_bits(group) & lane_bit(lane, parity) != 0 {
+                        return change(Some(&mut group[cell.start + shape.key_len..cell.end]));
+                    }
+                    let entry = EntryAt { page: index, at: SlotAt { group: home, lane } };
+                    return change(Some(self.value_mut(layout, entry)));
                 }
             }
         }
-        change(self.find_mut(address.group, address.hash, address.key))
-    }
-
-    /// The value of a fixed entry wherever it lies in its page, to be overwritten. Takes the parts of an address, because a whole one would be
-    /// put together in memory before every look that does not come here.
-    #[inline(never)]
-    fn find_mut(&mut self, group: KeyGroup, hash: u64, key: &[u8]) -> Option<&mut [u8]> {
-        let entry = self.find(self.layout, Address { group, hash, kind: VALUE, key })?;
-        Some(self.value_mut(self.layout, entry))
+        let found = self.find(layout, address);
+        change(found.map(|entry| self.value_mut(layout, entry)))
     }
 
     /// The value of an entry.

@@ -308,8 +308,8 @@ fn update_in_place<V: StateValue>(
     }
 }
 
-/// Writes the value of an entry that is new or changes its length, or takes away the entry that lost its value. Takes the parts of an address
-/// as `Table::find_mut` does.
+/// Writes the value of an entry that is new or changes its length, or takes away the entry that lost its value. Takes the parts of an address,
+/// because a whole one would be put together in memory before every update that does not come here.
 #[cold]
 #[inline(never)]
 fn settle<V: StateValue>(
