@@ -70,7 +70,7 @@ impl RecordShape {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn read(self, records: &[u8]) -> RecordRefs<'_> {
         let layout = match self {
             Self::Fixed { key_len, payload_len } => {

@@ -3,30 +3,22 @@
 use super::{ChainContext, Flow, Signal};
 use crate::exchange::{RecordFrame, RecordRef};
 use crate::graph::{ChainRoot, EdgeRoot};
-use crate::record::{Key, Record, Stamp};
+use crate::record::{Key, Record};
 use crate::state::{Hashed, KeyContext, StateBackend, StateError};
 use crate::time::EventTimeMs;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::rc::Rc;
 
-/// How many records a keyed stage is handed at once: as many as the state looks ahead.
-pub const BATCH_RECORDS_MAX: usize = 16;
-
 /// One keyed operator, taking records of type `R` in place.
 pub trait KeyedStage<K: Key + ?Sized, R: Record>: 'static {
-    /// Takes one record; `bytes` are what `record` is read from.
-    fn record(&mut self, cx: &mut ChainContext<'_>, stamp: &Stamp, key: Hashed<'_, K>, record: &R::View, bytes: &[u8]);
-
-    /// Whether `batch` does better than record after record; it is not called otherwise.
-    const TAKES_BATCHES: bool = false;
-
-    /// Takes at most `BATCH_RECORDS_MAX` records of one frame, with the effect of taking them in their order one by one.
-    fn batch(&mut self, cx: &mut ChainContext<'_>, frame: &RecordFrame<'_>, records: &[KeyedRecord<'_, K, R>]) {
-        for record in records {
-            self.record(cx, &frame.stamp(record.at), record.key, record.view, record.bytes);
-        }
-    }
+    /// Takes the records of one frame, one after the other.
+    fn records<'a>(
+        &mut self,
+        cx: &mut ChainContext<'_>,
+        frame: &RecordFrame<'a>,
+        records: impl Iterator<Item = KeyedRecord<'a, K, R>>,
+    );
 
     /// Whether the pages of the state that a record of this key and time needs are in memory; if not, starts to read them. Only for
     /// speed: pages are read at the latest when they are touched.
@@ -46,7 +38,7 @@ pub trait KeyedStage<K: Key + ?Sized, R: Record>: 'static {
     fn is_blocked(&self) -> bool;
 }
 
-/// One record of a batch.
+/// One record of a frame.
 pub struct KeyedRecord<'a, K: ?Sized, R: Record> {
     /// Its event time.
     pub at: EventTimeMs,
@@ -124,50 +116,30 @@ impl<K: Key + ?Sized, R: Record, S: KeyedStage<K, R>> EdgeRoot for KeyedHead<K, 
     }
 
     fn records(&mut self, cx: &mut ChainContext<'_>, frame: &RecordFrame<'_>) {
-        // Setting up a batch costs more than a few records gain.
-        if S::TAKES_BATCHES && frame.count() >= BATCH_RECORDS_MAX {
-            return self.batches(cx, frame);
-        }
-        for record in frame.records() {
-            let Some(record) = self.read(cx, record) else { return };
-            self.stage.record(cx, &frame.stamp(record.at), record.key, record.view, record.bytes);
+        let (keys, mut damage) = (self.keys, None);
+        let mut records = frame.records_of(R::shape(K::FIXED_LEN));
+        let records = std::iter::from_fn(|| match read(keys, records.next()?) {
+            Ok(record) => Some(record),
+            Err(error) => {
+                damage = Some(error);
+                None
+            }
+        });
+        self.stage.records(cx, frame, records);
+        if let Some(damage) = damage {
+            cx.fail("exchange", damage);
         }
     }
 }
 
-impl<K: Key + ?Sized, R: Record, S: KeyedStage<K, R>> KeyedHead<K, R, S> {
-    fn batches(&mut self, cx: &mut ChainContext<'_>, frame: &RecordFrame<'_>) {
-        let mut records = frame.records();
-        let Some(first) = records.next().and_then(|record| self.read(cx, record)) else { return };
-        let mut batch = [first; BATCH_RECORDS_MAX];
-        let mut len = 1;
-        loop {
-            for slot in &mut batch[len..] {
-                let Some(record) = records.next().and_then(|record| self.read(cx, record)) else { break };
-                *slot = record;
-                len += 1;
-            }
-            self.stage.batch(cx, frame, &batch[..len]);
-            if len < BATCH_RECORDS_MAX {
-                return;
-            }
-            len = 0;
-        }
-    }
-
-    /// The record with its key, or nothing after a failure.
-    #[inline(always)]
-    fn read<'a>(&self, cx: &mut ChainContext<'_>, record: RecordRef<'a>) -> Option<KeyedRecord<'a, K, R>> {
-        let Some(key) = K::from_bytes(record.key) else {
-            cx.fail("exchange", format_args!("{} bytes are no key of type {}", record.key.len(), K::NAME));
-            return None;
-        };
-        match R::view(record.payload) {
-            Ok(view) => Some(KeyedRecord { at: record.at, key: self.keys.hash(key), view, bytes: record.payload }),
-            Err(error) => {
-                cx.fail("exchange", error);
-                None
-            }
-        }
+/// The record with its key, or what is wrong with it.
+#[inline(always)]
+fn read<K: Key + ?Sized, R: Record>(keys: KeyContext, record: RecordRef<'_>) -> Result<KeyedRecord<'_, K, R>, String> {
+    let Some(key) = K::from_bytes(record.key) else {
+        return Err(format!("{} bytes are no key of type {}", record.key.len(), K::NAME));
+    };
+    match R::view(record.payload) {
+        Ok(view) => Ok(KeyedRecord { at: record.at, key: keys.hash(key), view, bytes: record.payload }),
+        Err(error) => Err(error.to_string()),
     }
 }

@@ -25,7 +25,7 @@ pub use aggregate::{Aggregate, And, Count, Max, Mean, Min, Moments, Number, Sum,
 pub use exchange::{Exchange, KeyedExchange};
 pub use filter::Filter;
 pub use flat_map::FlatMap;
-pub use keyed::{BATCH_RECORDS_MAX, KeyedHead, KeyedRecord, KeyedStage};
+pub use keyed::{KeyedHead, KeyedRecord, KeyedStage};
 pub use keyed_process::{Emit, KeyedContext, KeyedProcess, NoSide, StateRegistry};
 pub use map::Map;
 pub use operator_state::{BroadcastState, ListSharing, OPERATOR_STATE_BYTES_MAX, OperatorList, OperatorStates};

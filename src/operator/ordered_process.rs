@@ -5,11 +5,12 @@
 //! the operator's) has reached its time. What the function sees then depends on the input alone, not on speed or parallelism.
 //! Flink has no such operator; the usual substitute there is a sort by hand in list state.
 
-use super::keyed::KeyedStage;
+use super::keyed::{KeyedRecord, KeyedStage};
 use super::keyed_process::KeyedProcess;
 use super::output::SideGate;
 use super::process::{Process, TIMERS_PER_CALL_MAX};
 use super::{ChainContext, Flow, Signal, Stage};
+use crate::exchange::RecordFrame;
 use crate::graph::{BuildContext, BuildError};
 use crate::metrics::{LossReason, OperatorCounters};
 use crate::record::{Key, Record, Stamp};
@@ -95,21 +96,20 @@ where
     P: KeyedProcess<K, R::View>,
     N: Stage<P::Out>,
 {
-    fn record(
+    fn records<'a>(
         &mut self,
         cx: &mut ChainContext<'_>,
-        stamp: &Stamp,
-        key: Hashed<'_, K>,
-        _record: &R::View,
-        bytes: &[u8],
+        frame: &RecordFrame<'a>,
+        records: impl Iterator<Item = KeyedRecord<'a, K, R>>,
     ) {
-        if stamp.at <= stamp.clock.max(self.process.watermark()) {
-            self.counters.lost(LossReason::LateForOrder).add(1);
-            return;
-        }
-        if let Err(error) = self.waiting.push(&key, stamp.at, stamp.split, bytes) {
-            cx.fail(&self.process.operator, error);
-        }
+        let clock = frame.clock().max(self.process.watermark());
+        records.for_each(|record| {
+            if record.at <= clock {
+                self.counters.lost(LossReason::LateForOrder).add(1);
+            } else if let Err(error) = self.waiting.push(&record.key, record.at, frame.split(), record.bytes) {
+                cx.fail(&self.process.operator, error);
+            }
+        });
     }
 
     fn signal(&mut self, cx: &mut ChainContext<'_>, signal: &mut Signal<'_>) -> Flow {

@@ -9,7 +9,7 @@ use super::{ChainContext, Flow, Signal, Stage};
 use crate::exchange::RecordFrame;
 use crate::graph::{BuildContext, BuildError};
 use crate::record::{Key, Record, Stamp};
-use crate::state::{DueTimer, Hashed, Prefetch, StateError, Timers};
+use crate::state::{DueTimer, Hashed, LOOK_AHEAD, Prefetch, StateError, Timers, next_group};
 use crate::time::{EventTimeMs, Watermark};
 use std::sync::Arc;
 
@@ -153,24 +153,22 @@ where
     P: KeyedProcess<K, R::View>,
     N: Stage<P::Out>,
 {
-    #[inline]
-    fn record(
+    fn records<'a>(
         &mut self,
         cx: &mut ChainContext<'_>,
-        stamp: &Stamp,
-        key: Hashed<'_, K>,
-        record: &R::View,
-        _bytes: &[u8],
+        frame: &RecordFrame<'a>,
+        mut records: impl Iterator<Item = KeyedRecord<'a, K, R>>,
     ) {
-        self.on_record(cx, stamp, key, record, self.watermark);
-    }
-
-    const TAKES_BATCHES: bool = true;
-
-    fn batch(&mut self, cx: &mut ChainContext<'_>, frame: &RecordFrame<'_>, records: &[KeyedRecord<'_, K, R>]) {
-        self.prefetch.fetch(records.iter().map(|record| record.key));
-        for record in records {
-            self.on_record(cx, &frame.stamp(record.at), record.key, record.view, self.watermark);
+        let mut group = [None; LOOK_AHEAD];
+        loop {
+            let group = next_group(&mut records, &mut group);
+            self.prefetch.fetch(group.iter().flatten().map(|record| record.key));
+            for record in group.iter().flatten() {
+                self.on_record(cx, &frame.stamp(record.at), record.key, record.view, self.watermark);
+            }
+            if group.len() < LOOK_AHEAD {
+                return;
+            }
         }
     }
 

@@ -1,11 +1,11 @@
 //! Reduces the records of each key to one, and emits it after every record. Semantics: Flink `StreamGroupedReduceOperator`.
 
-use super::keyed::{BATCH_RECORDS_MAX, KeyedRecord, KeyedStage};
+use super::keyed::{KeyedRecord, KeyedStage};
 use super::{ChainContext, Flow, Signal, Stage};
 use crate::exchange::RecordFrame;
 use crate::graph::{BuildContext, BuildError};
-use crate::record::{Key, Record, Stamp};
-use crate::state::{FixedValue, Hashed, ValueState};
+use crate::record::{Key, Record};
+use crate::state::{FixedValue, ValueState};
 use std::sync::Arc;
 
 /// Keeps one record per key.
@@ -35,43 +35,22 @@ where
     F: Fn(&T, &T) -> T + 'static,
     N: Stage<T>,
 {
-    #[inline]
-    fn record(&mut self, cx: &mut ChainContext<'_>, stamp: &Stamp, key: Hashed<'_, K>, record: &T, _bytes: &[u8]) {
-        let mut reduced = *record;
-        let function = &self.function;
-        let updated = self.reduced.update(&key, |stored| {
-            if let Some(stored) = stored {
-                reduced = function(&stored, record);
-            }
-            Some(reduced)
-        });
-        match updated {
-            Ok(()) => self.next.record(cx, stamp, &reduced),
-            Err(error) => cx.fail(&self.operator, error),
-        }
-    }
-
-    const TAKES_BATCHES: bool = true;
-
-    fn batch(&mut self, cx: &mut ChainContext<'_>, frame: &RecordFrame<'_>, records: &[KeyedRecord<'_, K, T>]) {
-        let Some(first) = records.first() else { return };
-        let mut reduced = [*first.view; BATCH_RECORDS_MAX];
-        let mut reduced_count = 0;
-        let function = &self.function;
-        let updated = self.reduced.update_batch(records.iter().map(|record| record.key), |index, stored| {
-            let record = records[index].view;
-            let new = stored.map_or(*record, |stored| function(&stored, record));
-            reduced[index] = new;
-            reduced_count = index + 1;
-            Some(new)
-        });
+    // Always: as a part of `KeyedHead::records` it reads each record with lengths that the compiler knows.
+    #[inline(always)]
+    fn records<'a>(
+        &mut self,
+        cx: &mut ChainContext<'_>,
+        frame: &RecordFrame<'a>,
+        records: impl Iterator<Item = KeyedRecord<'a, K, T>>,
+    ) {
+        let Self { operator, function, reduced, next } = self;
+        let updated = reduced.update_each(
+            records.map(|record| (record.key, (record.at, record.view))),
+            |(_, record), stored| Some(stored.map_or(*record, |stored| function(&stored, record))),
+            |(at, _), reduced| next.record(cx, &frame.stamp(at), reduced),
+        );
         if let Err(error) = updated {
-            // The state refused the last of them.
-            reduced_count -= 1;
-            cx.fail(&self.operator, error);
-        }
-        for (record, reduced) in records.iter().zip(&reduced[..reduced_count]) {
-            self.next.record(cx, &frame.stamp(record.at), reduced);
+            cx.fail(operator, error);
         }
     }
 

@@ -18,7 +18,7 @@ use crate::exchange::RecordFrame;
 use crate::graph::{BuildContext, BuildError};
 use crate::metrics::{LossReason, OperatorCounters};
 use crate::record::{Key, Record, Stamp};
-use crate::state::{Both, DueTimer, Hashed, NamespacedState, StateBackend, StateError, Timers};
+use crate::state::{Both, DueTimer, Hashed, LOOK_AHEAD, NamespacedState, StateBackend, StateError, Timers, next_group};
 use crate::time::{EventTimeMs, Watermark};
 use crate::window::{SlicedWindows, TimeWindow, WindowResult};
 use std::cell::RefCell;
@@ -244,28 +244,27 @@ where
     A: Aggregate<R::View>,
     N: Stage<WindowResult<K::Owned, A::Out>>,
 {
-    fn record(
+    fn records<'a>(
         &mut self,
         cx: &mut ChainContext<'_>,
-        stamp: &Stamp,
-        key: Hashed<'_, K>,
-        record: &R::View,
-        _bytes: &[u8],
+        frame: &RecordFrame<'a>,
+        mut records: impl Iterator<Item = KeyedRecord<'a, K, R>>,
     ) {
-        if let Err(error) = self.add(cx, stamp, key, record) {
-            cx.fail(&self.operator, error);
-        }
-    }
-
-    const TAKES_BATCHES: bool = true;
-
-    fn batch(&mut self, cx: &mut ChainContext<'_>, frame: &RecordFrame<'_>, records: &[KeyedRecord<'_, K, R>]) {
         let windows = self.windows;
         // Most records miss no window; the others find their accumulator without help.
         let slice = |at: EventTimeMs| SliceKey { start: windows.slice_start(at.0), missed: 0 };
-        self.slices.prefetch(records.iter().map(|record| (record.key, slice(record.at))));
-        for record in records {
-            self.record(cx, &frame.stamp(record.at), record.key, record.view, record.bytes);
+        let mut group = [None; LOOK_AHEAD];
+        loop {
+            let group = next_group(&mut records, &mut group);
+            self.slices.prefetch(group.iter().flatten().map(|record| (record.key, slice(record.at))));
+            for record in group.iter().flatten() {
+                if let Err(error) = self.add(cx, &frame.stamp(record.at), record.key, record.view) {
+                    cx.fail(&self.operator, error);
+                }
+            }
+            if group.len() < LOOK_AHEAD {
+                return;
+            }
         }
     }
 

@@ -76,12 +76,30 @@ impl Key for str {
     }
 
     fn hash_code(&self) -> i32 {
-        let mix = |hash: i32, unit: i32| hash.wrapping_mul(31).wrapping_add(unit);
         if self.is_ascii() {
-            return self.bytes().fold(0, |hash, unit| mix(hash, i32::from(unit)));
+            return ascii_hash_code(self.as_bytes());
         }
-        self.encode_utf16().fold(0, |hash, unit| mix(hash, i32::from(unit)))
+        self.encode_utf16().fold(0, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)))
     }
+}
+
+/// What folding the bytes one by one with 31 gives, in steps of eight: byte by byte it is the slowest part of a look-up by a text.
+#[inline]
+fn ascii_hash_code(bytes: &[u8]) -> i32 {
+    const EIGHT: u32 = 31u32.wrapping_pow(8);
+    let (first, eights) = bytes.split_at(bytes.len() % 8);
+    let hash = first.iter().fold(0, |hash: u32, &unit| hash.wrapping_mul(31).wrapping_add(u32::from(unit)));
+    let step = |hash: u32, eight: &[u8; 8]| hash.wrapping_mul(EIGHT).wrapping_add(hash_of_eight(*eight));
+    eights.as_chunks().0.iter().fold(hash, step) as i32
+}
+
+/// Neighbours are joined in halves of a word: bytes, then pairs, then fours. No half overflows.
+#[inline]
+fn hash_of_eight(bytes: [u8; 8]) -> u32 {
+    let word = u64::from_le_bytes(bytes);
+    let pairs = (word & 0x00ff_00ff_00ff_00ff) * 31 + (word >> 8 & 0x00ff_00ff_00ff_00ff);
+    let fours = (pairs & 0x0000_ffff_0000_ffff) * (31 * 31) + (pairs >> 16 & 0x0000_ffff_0000_ffff);
+    (fours as u32).wrapping_mul(31 * 31 * 31 * 31).wrapping_add((fours >> 32) as u32)
 }
 
 impl Key for [u8] {
@@ -115,5 +133,18 @@ mod tests {
         assert_eq!((-1i64).hash_code(), 0);
         assert_eq!(0x1_0000_0001u64.hash_code(), 0);
         assert_eq!([1u8, 2][..].hash_code(), 994);
+    }
+
+    #[test]
+    fn the_hash_code_of_a_text_does_not_depend_on_how_it_is_computed() {
+        let text: String = (0..100).map(|at| char::from(b' ' + (at * 37 % 95) as u8)).collect();
+        for len in 0..=text.len() {
+            let one_by_one = |hash: i32, unit: u8| hash.wrapping_mul(31).wrapping_add(i32::from(unit));
+            assert_eq!(text[..len].hash_code(), text[..len].bytes().fold(0, one_by_one), "{len} bytes");
+        }
+        assert_eq!(
+            hash_of_eight([0x7f; 8]),
+            [0x7f; 8].iter().fold(0u32, |h, &unit| h.wrapping_mul(31).wrapping_add(unit))
+        );
     }
 }

@@ -74,6 +74,7 @@ pub struct Scratch {
 impl<T: Pod + Schema> Record for T {
     type View = T;
 
+    #[inline(always)]
     fn shape(key_len: Option<usize>) -> RecordShape {
         match key_len {
             Some(key_len) if align_of::<T>() <= 8 => {

@@ -47,6 +47,11 @@ impl Table {
     /// Calls `read` with the value of an entry, if there is one.
     pub fn read<R>(&mut self, address: Address, read: impl FnOnce(&[u8]) -> R) -> Option<R> {
         let entry = self.find(self.layout, address)?;
+        self.read_at(address, entry, read)
+    }
+
+    /// The same of an entry that was found.
+    pub fn read_at<R>(&mut self, address: Address, entry: EntryAt, read: impl FnOnce(&[u8]) -> R) -> Option<R> {
         let value = self.value(self.layout, entry);
         if !self.is_chunked(entry) {
             return Some(read(value));
@@ -85,6 +90,12 @@ impl Table {
         self.find(self.layout, Address::of(address.group, chunk_kind(generation), &key))
     }
 
+    /// The value of an entry that was found, to be overwritten where it lies by one of this length.
+    pub fn same_len_mut(&mut self, entry: EntryAt, len: usize) -> Option<&mut [u8]> {
+        let fits = !self.is_chunked(entry) && self.value(self.layout, entry).len() == len;
+        fits.then(|| self.value_mut(self.layout, entry))
+    }
+
     /// Writes the value of an entry, new or not: `store` fills in `len` bytes. An error leaves the old value.
     pub fn write(&mut self, address: Address, len: usize, store: impl FnOnce(&mut [u8])) -> Result<(), StateError> {
         if self.layout != Layout::Slotted {
@@ -94,7 +105,12 @@ impl Table {
         if address.key.len() > KEY_LEN_MAX {
             return Err(self.key_too_long(address.key.len()));
         }
-        let old = self.find(self.layout, address).and_then(|entry| self.root_of(entry));
+        let found = self.find(Layout::Slotted, address);
+        if let Some(value) = found.and_then(|entry| self.same_len_mut(entry, len)) {
+            store(value);
+            return Ok(());
+        }
+        let old = found.and_then(|entry| self.root_of(entry));
         let is_long = len > VALUE_LEN_MAX;
         if !is_long {
             store(self.value_for(address, len, false)?);

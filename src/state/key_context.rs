@@ -41,7 +41,7 @@ impl KeyContext {
     }
 
     /// Hashes a key and finds its key group.
-    #[inline]
+    #[inline(always)]
     pub fn hash<'a, K: Key + ?Sized>(&self, key: &'a K) -> Hashed<'a, K> {
         let code = key.hash_code();
         let group = match self.mask {

@@ -97,10 +97,7 @@ impl Layout {
     pub fn is_key(self, bytes: &PageBytes, at: SlotAt, kind: u8, key: &[u8]) -> bool {
         match self {
             Layout::Fixed(shape) => is_same(&bytes[shape.key(at)], key),
-            Layout::Slotted => {
-                let head = slotted_page::head(bytes, at);
-                head.kind == kind && head.key_len == key.len() && &bytes[slotted_page::key(bytes, at)] == key
-            }
+            Layout::Slotted => slotted_page::is_key(bytes, at, kind, key),
         }
     }
 
@@ -182,7 +179,7 @@ const fn used_max(slots: usize) -> usize {
 
 /// Keys of 8 bytes are most keys: comparing them is one instruction, not a call.
 #[inline(always)]
-fn is_same(a: &[u8], b: &[u8]) -> bool {
+pub(super) fn is_same(a: &[u8], b: &[u8]) -> bool {
     match (<&[u8; 8]>::try_from(a), <&[u8; 8]>::try_from(b)) {
         (Ok(a), Ok(b)) => u64::from_le_bytes(*a) == u64::from_le_bytes(*b),
         _ => a == b,

@@ -80,6 +80,7 @@ pub use map_state::MapState;
 pub use namespaced_state::NamespacedState;
 pub use offline::{EntryKind, RawEntry, RawKeyGroup};
 pub use prefetch::Prefetch;
+pub(crate) use prefetch::{LOOK_AHEAD, next_group};
 pub use reducing_state::ReducingState;
 pub use snapshot::{HarvestProgress, PieceSink};
 pub use timers::{DueTimer, Timers};

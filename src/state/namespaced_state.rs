@@ -6,7 +6,7 @@ use super::backend::{Registration, SharedTable};
 use super::entries::{VALUE, check_chunk, is_key};
 use super::layout::Layout;
 use super::table::Address;
-use super::value_state::may_be_long;
+use super::value_state::{may_be_long, update};
 use super::{Hashed, StateBackend, StateError, StateValue};
 use crate::record::Key;
 use bytemuck::Pod;
@@ -65,10 +65,13 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
     /// Asks for the values of a batch before the first of them is used.
     pub fn prefetch<'a>(&mut self, batch: impl Iterator<Item = (Hashed<'a, K>, N)>) {
         let scratch = &mut self.scratch;
-        self.table.borrow().fetch(batch.map(|(key, namespace)| {
-            let address = composite(scratch, &key, &namespace);
-            (address.group, address.hash)
-        }));
+        self.table.borrow().fetch(
+            const { Self::LAYOUT },
+            batch.map(|(key, namespace)| {
+                let address = composite(scratch, &key, &namespace);
+                (address.group, address.hash)
+            }),
+        );
     }
 
     /// Whether the page of a value is in memory or does not exist; if not, starts to read it.
@@ -97,27 +100,7 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
         change: impl FnOnce(Option<V>) -> Option<V>,
     ) -> Result<(), StateError> {
         let address = composite(&mut self.scratch, key, namespace);
-        let mut table = self.table.borrow_mut();
-        if let layout @ Layout::Fixed(_) = const { Self::LAYOUT }
-            && let Some(entry) = table.find(layout, address)
-        {
-            match change(V::load(table.value(layout, entry))) {
-                Some(new) => new.store(table.value_mut(layout, entry)),
-                None => table.remove(entry),
-            }
-            return Ok(());
-        }
-        let old = table.read(address, V::load).flatten();
-        let existed = old.is_some();
-        match change(old) {
-            Some(new) => table.write(address, new.len_bytes(), |out| new.store(out)),
-            None => {
-                if existed {
-                    table.delete(address);
-                }
-                Ok(())
-            }
-        }
+        update(&mut self.table.borrow_mut(), const { Self::LAYOUT }, address, change).map(drop)
     }
 
     /// Removes the value; answers whether there was one.

@@ -105,6 +105,12 @@ impl Grid {
         GROUPS_START + group * self.stride
     }
 
+    /// The group whose control is here.
+    #[inline(always)]
+    pub fn group_at(self, control_offset: usize) -> usize {
+        (control_offset - GROUPS_START) / self.stride
+    }
+
     #[inline(always)]
     pub fn tag_offset(self, at: SlotAt) -> usize {
         self.control_offset(at.group) + at.lane

@@ -1,22 +1,39 @@
 //! Bringing the state of a whole batch of keys nearer before the first of them is used.
 //!
-//! Here: which states of an operator are found by the key alone, and asking the processor to fetch where their entries lie. Not here:
-//! applying updates (`value_state` has a batch of its own, which saves the second look-up as well).
+//! Here: which states of an operator are found by the key alone, how a batch is cut into groups of keys, and asking the processor to fetch
+//! where the entries of a group lie. Not here: applying updates (`value_state`).
 
 use super::backend::SharedTable;
+use super::directory::NO_PAGE;
 use super::layout::Layout;
-use super::page::{CONTROL_LEN, LANES, SlotAt, Tags, first_lane, home_group, tag_of};
+use super::page::{CONTROL_LEN, EMPTY, LANES, SlotAt, Tags, first_lane, home_group, tag_of};
 use super::page_hash::page_hash;
 use super::slotted_page;
 use super::table::Table;
 use super::{Hashed, KeyGroup, StateBackend};
 use crate::record::Key;
 
-/// How many keys are fetched for together: as many as a keyed stage is handed at once.
-const KEYS_MAX: usize = 16;
+/// How many keys are fetched for together: their cache misses overlap, and the lines fetched for the first are still there at the last.
+pub(crate) const LOOK_AHEAD: usize = 16;
 /// A state with fewer pages is in the cache anyway, and looking at each key twice then costs a quarter of the rate: 256 pages are 1 MiB as
 /// the first pages of their key groups, 4 MiB as others.
 const PAGES_MIN: usize = 256;
+
+/// Fills a group with the next items; the last group is shorter.
+#[inline(always)]
+pub(crate) fn next_group<'a, T: Copy>(
+    items: &mut impl Iterator<Item = T>,
+    group: &'a mut [Option<T>; LOOK_AHEAD],
+) -> &'a [Option<T>] {
+    let mut len = 0;
+    while len < LOOK_AHEAD
+        && let Some(item) = items.next()
+    {
+        group[len] = Some(item);
+        len += 1;
+    }
+    &group[..len]
+}
 
 /// The states of one operator that are found by the key alone.
 pub struct Prefetch {
@@ -36,55 +53,81 @@ impl StateBackend {
 }
 
 impl Prefetch {
-    /// Asks for the entries of these keys, the first sixteen of them.
+    /// Asks for the entries of these keys, the first `LOOK_AHEAD` of them.
     #[inline]
     pub fn fetch<'a, K: Key + ?Sized>(&self, keys: impl Iterator<Item = Hashed<'a, K>> + Clone) {
         for (table, kind) in &self.tables {
             // The hash of a key is that of its entry of kind 0.
             let hash = |key: Hashed<K>| if *kind == 0 { key.hash } else { page_hash(*kind, key.key.bytes()) };
-            table.borrow().fetch(keys.clone().map(|key| (key.group, hash(key))));
+            let table = table.borrow();
+            table.fetch(table.layout, keys.clone().map(|key| (key.group, hash(key))));
         }
     }
 }
 
+/// Where probing for an entry begins.
+#[derive(Clone, Copy)]
+struct Home {
+    page: u32,
+    /// Where the home group begins in the page.
+    control: u32,
+    tag: u8,
+}
+
+impl Home {
+    /// That of a key whose page is not in memory or does not exist.
+    const NOWHERE: Self = Self { page: NO_PAGE, control: 0, tag: EMPTY };
+}
+
 impl Table {
-    /// Asks for the entries with these hashes, the first sixteen of them. Their home groups first, all of them, then what lies there.
+    /// Asks for the entries with these hashes, the first `LOOK_AHEAD` of them. Their home groups first, all of them, then what lies there.
+    /// `layout` is the table's own, passed so that a constant specialises the code.
     #[inline]
-    pub fn fetch(&self, entries: impl Iterator<Item = (KeyGroup, u64)>) {
+    pub fn fetch(&self, layout: Layout, entries: impl Iterator<Item = (KeyGroup, u64)>) {
         if self.pages.len() < PAGES_MIN {
             return;
         }
-        let mut homes = [(KeyGroup(0), 0); KEYS_MAX];
+        let mut homes = [Home::NOWHERE; LOOK_AHEAD];
         let mut len = 0;
         for (home, (group, hash)) in homes.iter_mut().zip(entries) {
-            self.home(self.layout, group, hash);
-            *home = (group, hash);
+            *home = self.fetch_home(layout, group, hash);
             len += 1;
         }
-        homes[..len].iter().for_each(|&(group, hash)| self.fetch_cell(group, hash));
+        homes[..len].iter().for_each(|&home| self.fetch_cell(layout, home));
     }
 
-    /// Asks for the cell of the first slot in the home group that has the hash's tag.
-    fn fetch_cell(&self, group: KeyGroup, hash: u64) {
-        let Some(page) = self.page_in_memory(group, hash) else { return };
-        let bytes = page.bytes();
-        let grid = self.layout.grid(bytes);
-        let group = home_group(hash, grid.groups);
-        let control = grid.control_offset(group);
-        let lane = first_lane(Tags::of(&bytes[control..control + CONTROL_LEN]).matches(tag_of(hash)));
+    #[inline(always)]
+    fn fetch_home(&self, layout: Layout, group: KeyGroup, hash: u64) -> Home {
+        let index = self.directories.page(self.directory_of(group), hash);
+        let Some(page) = self.pages.get(index as usize) else { return Home::NOWHERE };
+        let grid = layout.grid(page.bytes());
+        let control = grid.control_offset(home_group(hash, grid.groups));
+        page.prefetch(control);
+        Home { page: index, control: control as u32, tag: tag_of(hash) }
+    }
+
+    /// Asks for the cell of the first slot in the home group that has the tag.
+    #[inline(always)]
+    fn fetch_cell(&self, layout: Layout, home: Home) {
+        let Some(page) = self.pages.get(home.page as usize) else { return };
+        let (bytes, control) = (page.bytes(), home.control as usize);
+        let lane = first_lane(Tags::of(&bytes[control..control + CONTROL_LEN]).matches(home.tag));
         if lane == LANES {
             return;
         }
-        let at = SlotAt { group, lane };
-        let cell = match self.layout {
-            Layout::Fixed(shape) => shape.cell(at),
+        match layout {
+            Layout::Fixed(shape) => {
+                let cell = shape.cell_in_group(lane);
+                page.prefetch(control + cell.start);
+                page.prefetch(control + cell.end - 1);
+            }
             Layout::Slotted => {
                 // Its length is not known yet: most cells end within the line behind that of their start.
-                let start = slotted_page::cell_offset(bytes, at);
-                start..(start + 64).min(bytes.len())
+                let start =
+                    slotted_page::cell_offset(bytes, SlotAt { group: slotted_page::GRID.group_at(control), lane });
+                page.prefetch(start);
+                page.prefetch(start + 64);
             }
-        };
-        page.prefetch(cell.start);
-        page.prefetch(cell.end - 1);
+        }
     }
 }

@@ -97,12 +97,6 @@ impl Table {
         if index < self.pages.len() { Ok(Some(index)) } else { self.bring(group, hash) }
     }
 
-    /// The page that holds a hash of a key group, if it is in memory.
-    #[inline]
-    pub fn page_in_memory(&self, group: KeyGroup, hash: u64) -> Option<&Page> {
-        self.pages.get(self.directories.page(self.directory_of(group), hash) as usize)
-    }
-
     #[cold]
     #[inline(never)]
     fn bring(&mut self, group: KeyGroup, hash: u64) -> Result<Option<usize>, StateError> {

@@ -81,15 +81,26 @@ pub(super) fn head(bytes: &PageBytes, at: SlotAt) -> CellHead {
     CellHead::read(&bytes[cell_offset(bytes, at)..])
 }
 
-pub(super) fn key(bytes: &PageBytes, at: SlotAt) -> Range<usize> {
-    let start = cell_offset(bytes, at) + CELL_HEAD_LEN;
-    start..start + head(bytes, at).key_len
+/// Whether the cell of a live slot has this kind and key.
+#[inline]
+pub(super) fn is_key(bytes: &PageBytes, at: SlotAt, kind: u8, key: &[u8]) -> bool {
+    let cell = &bytes[cell_offset(bytes, at)..];
+    let head = CellHead::read(cell);
+    head.kind == kind && head.key_len == key.len() && cell[CELL_HEAD_LEN..].starts_with(key)
 }
 
+#[inline]
+pub(super) fn key(bytes: &PageBytes, at: SlotAt) -> Range<usize> {
+    let start = cell_offset(bytes, at);
+    let key_len = CellHead::read(&bytes[start..]).key_len;
+    start + CELL_HEAD_LEN..start + CELL_HEAD_LEN + key_len
+}
+
+#[inline]
 pub(super) fn value(bytes: &PageBytes, at: SlotAt) -> Range<usize> {
-    let head = head(bytes, at);
-    let start = cell_offset(bytes, at) + CELL_HEAD_LEN + head.key_len;
-    start..start + head.value_len
+    let start = cell_offset(bytes, at);
+    let head = CellHead::read(&bytes[start..]);
+    start + CELL_HEAD_LEN + head.key_len..start + head.cell_len()
 }
 
 pub(super) fn cell(bytes: &PageBytes, at: SlotAt) -> Range<usize> {

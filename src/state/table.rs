@@ -5,14 +5,13 @@
 //!
 //! Invariant: whoever changes a slot calls `touch` first, so that a snapshot in progress keeps the old content.
 
-use super::directory::{Bucket, Directories, NO_PAGE};
-
+use super::directory::{Bucket, Directories};
 use super::fixed_page::FixedShape;
-use super::layout::Layout;
+use super::layout::{Layout, is_same};
 use super::migrate::Migration;
 use super::page::{
-    CONTROL_LEN, DELETED, EMPTY, GROUPS_START, IMAGE, LANES, LISTED, PAGE_LEN, PAGE_LEN_STEP, Page, PageBytes, Probe,
-    SlotAt, Tags, control_bits, first_lane, has_empty, home_group, lane_bit, probe, tag_of,
+    DELETED, EMPTY, IMAGE, LANES, LISTED, PAGE_LEN, PAGE_LEN_STEP, Page, PageBytes, Probe, SlotAt, Tags, control_bits,
+    first_lane, has_empty, home_group, lane_bit, probe, tag_of,
 };
 use super::residency::{Residency, give_up_task};
 use super::slotted_page::{self, CellHead};
@@ -79,19 +78,6 @@ pub(super) struct EntryAt {
     pub at: SlotAt,
 }
 
-/// The group of a page where probing for an entry begins.
-#[derive(Clone, Copy)]
-pub(super) struct Home {
-    page: u32,
-    /// Where the group begins in the page.
-    control: u32,
-}
-
-impl Home {
-    /// That of a key whose key group has no page.
-    pub const NOWHERE: Self = Self { page: NO_PAGE, control: 0 };
-}
-
 impl Table {
     pub fn new(identity: Identity, layout: Layout, range: KeyGroupRange, arena: Arena) -> Self {
         Self {
@@ -135,61 +121,34 @@ impl Table {
         probe(bytes, layout.grid(bytes), address.hash, |at| layout.is_key(bytes, at, address.kind, address.key))
     }
 
-    /// Where to look for a fixed entry first; asks the processor to fetch it.
+    /// Calls `change` once: with the value of a fixed entry, to be overwritten, or with nothing when there is no such entry. `shape` is that of
+    /// the table's own layout.
     #[inline(always)]
-    pub fn home(&self, layout: Layout, group: KeyGroup, hash: u64) -> Home {
-        let index = self.directories.page(self.directory_of(group), hash);
-        let Some(page) = self.pages.get(index as usize) else { return Home::NOWHERE };
-        let grid = layout.grid(page.bytes());
-        let control = grid.control_offset(home_group(hash, grid.groups));
-        page.prefetch(control);
-        Home { page: index, control: control as u32 }
-    }
-
-    /// The first lane of the home group that has the hash's tag, most likely the key's, or one past the last; asks the processor to fetch
-    /// its cell.
-    #[inline(always)]
-    pub fn likely_lane(&self, shape: FixedShape, home: Home, hash: u64) -> usize {
-        let Some(page) = self.pages.get(home.page as usize) else { return LANES };
-        let control = home.control as usize;
-        let Some(tags) = page.bytes().get(control..control + CONTROL_LEN) else { return LANES };
-        let lane = first_lane(Tags::of(tags).matches(tag_of(hash)));
-        let cell = control + shape.cell_in_group(lane).start;
-        page.prefetch(cell);
-        page.prefetch(cell + shape.cell_len() - 1);
-        lane
-    }
-
-    /// Calls `change` with the value in a lane of the home group, to be overwritten, if it is this key's. Only for a table that did not
-    /// gain, lose or move an entry since `likely_lane`.
-    #[inline(always)]
-    pub fn change_likely<R>(
-        &mut self,
-        shape: FixedShape,
-        home: Home,
-        lane: usize,
-        key: &[u8],
-        change: impl FnOnce(&mut [u8]) -> R,
-    ) -> Option<R> {
+    pub fn change<R>(&mut self, shape: FixedShape, address: Address, change: impl FnOnce(Option<&mut [u8]>) -> R) -> R {
+        let layout = Layout::Fixed(shape);
         let parity = self.parity & 1;
-        let control = home.control as usize;
-        let page = self.pages.get_mut(home.page as usize)?;
-        // Said once, so that the compiler knows that every lane's cell ends inside the group.
-        if lane >= LANES {
-            return None;
+        let index = self.directories.page(self.directory_of(address.group), address.hash) as usize;
+        if let Some(page) = self.pages.get_mut(index) {
+            // Most keys are the first of their tag in their home group, where one bounds check is enough for all that follows.
+            let bytes = page.bytes_mut();
+            let grid = layout.grid(bytes);
+            let home = home_group(address.hash, grid.groups);
+            let control = grid.control_offset(home);
+            let group = &mut bytes[control..control + shape.stride];
+            let lane = first_lane(Tags::of(group).matches(tag_of(address.hash)));
+            if lane < LANES {
+                let cell = shape.cell_in_group(lane);
+                if is_same(&group[cell.start..cell.start + shape.key_len], address.key) {
+                    if control_bits(group) & lane_bit(lane, parity) != 0 {
+                        return change(Some(&mut group[cell.start + shape.key_len..cell.end]));
+                    }
+                    let entry = EntryAt { page: index, at: SlotAt { group: home, lane } };
+                    return change(Some(self.value_mut(layout, entry)));
+                }
+            }
         }
-        // A page may have left memory since.
-        let group = page.bytes_mut().get_mut(control..control + shape.stride)?;
-        let cell = shape.cell_in_group(lane);
-        if &group[cell.start..cell.start + shape.key_len] != key {
-            return None;
-        }
-        if control_bits(group) & lane_bit(lane, parity) == 0 {
-            let at = SlotAt { group: (control - GROUPS_START) / shape.stride, lane };
-            let entry = EntryAt { page: home.page as usize, at };
-            return Some(change(self.value_mut(Layout::Fixed(shape), entry)));
-        }
-        Some(change(&mut group[cell.start + shape.key_len..cell.end]))
+        let found = self.find(layout, address);
+        change(found.map(|entry| self.value_mut(layout, entry)))
     }
 
     /// The value of an entry.

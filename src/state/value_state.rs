@@ -4,12 +4,12 @@ use super::backend::{Registration, SharedTable};
 use super::entries::{VALUE, check_chunk, is_key};
 use super::layout::Layout;
 use super::migrate::{Convert, Migration, converting};
-use super::page::LANES;
+use super::prefetch::{LOOK_AHEAD, next_group};
 use super::slotted_page::VALUE_LEN_MAX;
-use super::table::{Address, Home, Table};
+use super::table::{Address, Table};
 use super::ttl::{Lifetime, STAMP_LEN};
 use super::value::read_archive;
-use super::{ArchivedValue, Hashed, StateBackend, StateError, StateValue};
+use super::{ArchivedValue, Hashed, KeyGroup, StateBackend, StateError, StateValue};
 use crate::record::{Key, Schema};
 use rkyv::Archive;
 use rkyv::api::high::HighValidator;
@@ -113,6 +113,7 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
         });
     }
 
+    #[inline(always)]
     pub(super) fn address<'a>(key: &Hashed<'a, K>) -> Address<'a> {
         Address { group: key.group, hash: key.hash, kind: VALUE, key: key.key.bytes() }
     }
@@ -152,33 +153,48 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
     /// `change` must not use this state.
     #[inline]
     pub fn update(&self, key: &Hashed<K>, change: impl FnOnce(Option<V>) -> Option<V>) -> Result<(), StateError> {
-        update(&mut self.table.borrow_mut(), key, change)
+        update(&mut self.table.borrow_mut(), const { Self::LAYOUT }, Self::address(key), change).map(drop)
     }
 
     /// Updates many keys, one after the other in their order; `change` gets the index of each among `keys`. With fixed lengths the
-    /// cache misses of sixteen keys overlap. After an error the keys before the refused one are updated, those behind it are not.
+    /// cache misses of many keys overlap. After an error the keys before the refused one are updated, those behind it are not.
     #[inline]
     pub fn update_batch<'a>(
         &self,
         keys: impl IntoIterator<Item = Hashed<'a, K>>,
         mut change: impl FnMut(usize, Option<V>) -> Option<V>,
     ) -> Result<(), StateError> {
+        let indexed = keys.into_iter().enumerate().map(|(index, key)| (key, index));
+        self.update_each(indexed, &mut change, |_, _| {})
+    }
+
+    /// Updates the keys of many records, one after the other in their order, and calls `updated` with each value as soon as it is stored. With
+    /// an error it ends at the refused one.
+    #[inline(always)]
+    pub(crate) fn update_each<'a, R: Copy>(
+        &self,
+        mut records: impl Iterator<Item = (Hashed<'a, K>, R)>,
+        mut change: impl FnMut(R, Option<V>) -> Option<V>,
+        mut updated: impl FnMut(R, &V),
+    ) -> Result<(), StateError> {
         let table = &mut *self.table.borrow_mut();
-        let layout = const { Self::LAYOUT };
-        let mut keys = keys.into_iter();
-        let Some(first) = keys.next() else { return Ok(()) };
-        let mut group = [(first, table.home(layout, first.group, first.hash)); LOOK_AHEAD];
-        let (mut done, mut len) = (0, 1);
+        let mut group = [None; LOOK_AHEAD];
         loop {
-            for (slot, key) in group[len..].iter_mut().zip(&mut keys) {
-                *slot = (key, table.home(layout, key.group, key.hash));
-                len += 1;
+            let group = next_group(&mut records, &mut group);
+            table.fetch(const { Self::LAYOUT }, group.iter().flatten().map(|(key, _)| (key.group, key.hash)));
+            for &(key, record) in group.iter().flatten() {
+                let (mut new, is_settled) =
+                    update_in_place(table, const { Self::LAYOUT }, Self::address(&key), |old| change(record, old));
+                if !is_settled {
+                    new = settle(table, key.group, key.hash, key.key.bytes(), new)?;
+                }
+                if let Some(new) = &new {
+                    updated(record, new);
+                }
             }
-            update_group(table, &group[..len], |index, old| change(done + index, old))?;
-            if len < LOOK_AHEAD {
+            if group.len() < LOOK_AHEAD {
                 return Ok(());
             }
-            (done, len) = (done + len, 0);
         }
     }
 
@@ -242,80 +258,71 @@ impl<K: Key + ?Sized, V: StateValue> ValuePerKey<K, V> for ValueState<K, V> {
     }
 }
 
-/// How many keys of a batch are looked up together.
-const LOOK_AHEAD: usize = 16;
-
-/// The last two of three passes over a few keys: their home groups are being fetched; find their likely slots and have those fetched;
-/// update. The fetches of a pass do not wait for each other, and the last pass finds everything in cache.
+/// Replaces the value of an entry by what `change` makes of it; `None` is no value. `layout` is the table's own, passed so that a constant
+/// specialises the code.
 #[inline(always)]
-fn update_group<K: Key + ?Sized, V: StateValue>(
+pub(super) fn update<V: StateValue>(
     table: &mut Table,
-    keys: &[(Hashed<K>, Home)],
-    mut change: impl FnMut(usize, Option<V>) -> Option<V>,
-) -> Result<(), StateError> {
-    let Layout::Fixed(shape) = (const { ValueState::<K, V>::LAYOUT }) else {
-        return keys.iter().enumerate().try_for_each(|(index, (key, _))| update(table, key, |old| change(index, old)));
-    };
-    let mut lanes = [LANES; LOOK_AHEAD];
-    for (lane, (key, home)) in lanes.iter_mut().zip(keys) {
-        *lane = table.likely_lane(shape, *home, key.hash);
-    }
-    // Once an entry comes or goes, others may lie elsewhere.
-    let mut are_in_place = true;
-    for (index, ((key, home), lane)) in keys.iter().zip(&lanes).enumerate() {
-        let changed = if are_in_place {
-            table.change_likely(shape, *home, *lane, key.key.bytes(), |value| match change(index, V::load(value)) {
-                Some(new) => {
-                    new.store(value);
-                    true
-                }
-                None => false,
-            })
-        } else {
-            None
-        };
-        match changed {
-            Some(true) => {}
-            Some(false) => are_in_place = !table.delete(ValueState::<K, V>::address(key)),
-            None => update(table, key, |old| {
-                let existed = old.is_some();
-                let new = change(index, old);
-                are_in_place &= existed && new.is_some();
-                new
-            })?,
-        }
-    }
-    Ok(())
-}
-
-#[inline(always)]
-fn update<K: Key + ?Sized, V: StateValue>(
-    table: &mut Table,
-    key: &Hashed<K>,
+    layout: Layout,
+    address: Address,
     change: impl FnOnce(Option<V>) -> Option<V>,
 ) -> Result<(), StateError> {
-    let address = ValueState::<K, V>::address(key);
-    let old = match const { ValueState::<K, V>::LAYOUT } {
-        layout @ Layout::Fixed(_) => {
-            if let Some(entry) = table.find(layout, address) {
-                match change(V::load(table.value(layout, entry))) {
-                    Some(new) => new.store(table.value_mut(layout, entry)),
-                    None => table.remove(entry),
+    let (new, is_settled) = update_in_place(table, layout, address, change);
+    if is_settled { Ok(()) } else { settle(table, address.group, address.hash, address.key, new).map(drop) }
+}
+
+/// The part of an update that needs no room: the new value, and whether that is stored. What is left is `settle`'s.
+#[inline(always)]
+fn update_in_place<V: StateValue>(
+    table: &mut Table,
+    layout: Layout,
+    address: Address,
+    change: impl FnOnce(Option<V>) -> Option<V>,
+) -> (Option<V>, bool) {
+    match layout {
+        Layout::Fixed(shape) => table.change(shape, address, |stored| match stored {
+            Some(bytes) => {
+                let new = change(V::load(bytes));
+                if let Some(new) = &new {
+                    new.store(bytes);
                 }
-                return Ok(());
+                let is_stored = new.is_some();
+                (new, is_stored)
             }
-            None
-        }
-        Layout::Slotted => table.read(address, V::load).flatten(),
-    };
-    let existed = old.is_some();
-    match change(old) {
-        Some(new) => table.write(address, new.len_bytes(), |out| new.store(out)),
-        None => {
-            if existed {
-                table.delete(address);
+            None => {
+                let new = change(None);
+                let is_nothing = new.is_none();
+                (new, is_nothing)
             }
-            Ok(())
+        }),
+        Layout::Slotted => {
+            let found = table.find(layout, address);
+            let old = found.and_then(|entry| table.read_at(address, entry, V::load)).flatten();
+            let was_there = old.is_some();
+            let new = change(old);
+            let Some(value) = &new else { return (None, !was_there) };
+            let in_place = found.and_then(|entry| table.same_len_mut(entry, value.len_bytes()));
+            let is_stored = in_place.map(|bytes| value.store(bytes)).is_some();
+            (new, is_stored)
         }
     }
+}
+
+/// Writes the value of an entry that is new or changes its length, or takes away the entry that lost its value. Takes the parts of an address,
+/// because a whole one would be put together in memory before every update that does not come here.
+#[cold]
+#[inline(never)]
+fn settle<V: StateValue>(
+    table: &mut Table,
+    group: KeyGroup,
+    hash: u64,
+    key: &[u8],
+    new: Option<V>,
+) -> Result<Option<V>, StateError> {
+    let address = Address { group, hash, kind: VALUE, key };
+    match &new {
+        Some(value) => table.write(address, value.len_bytes(), |out| value.store(out))?,
+        None => drop(table.delete(address)),
+    }
+    Ok(new)
 }
