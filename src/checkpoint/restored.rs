@@ -215,7 +215,7 @@ impl RestoredCheckpoint {
         let mut index = PageIndex::default();
         let blocks = self.map_blocks_of(state, key_groups);
         self.read_map_blocks(io, arena, &blocks, |_, entry| {
-            let page = entry.page();
+            let page = entry.page;
             let wanted = page.state == state && key_groups.contains(crate::state::KeyGroup(page.key_group));
             if wanted { index.map.apply_entry(&entry) } else { Ok(()) }
         })?;
@@ -235,7 +235,7 @@ impl RestoredCheckpoint {
         let (mut index, mut damages) = (PageIndex::default(), Vec::new());
         for number in self.map_blocks_of(state, key_groups) {
             let read = self.read_map_blocks(io, arena, &[number], |_, entry| {
-                let page = entry.page();
+                let page = entry.page;
                 if page.state == state && key_groups.contains(crate::state::KeyGroup(page.key_group)) {
                     // A delta whose image was named by a damaged block: that damage is told.
                     let _ = index.map.apply_entry(&entry);

@@ -351,13 +351,14 @@ impl Table {
             }
             table.unreadable(index, what)
         };
+        let key = self.page_key(index);
         let mut pieces = Vec::with_capacity(buffers.len());
         for (piece, buffer) in buffers {
             let piece = piece.as_ref().expect("a page that was not spilled is read from pieces");
             let span = piece.offset..piece.offset + u64::from(piece.len);
             let skip = (piece.offset - sectors_around(span).start) as usize;
             match buffer.filled().get(skip..skip + piece.len as usize) {
-                Some(bytes) if crc32c(bytes) == piece.crc => pieces.push((piece.kind, bytes)),
+                Some(bytes) if key.checksum(bytes) == piece.crc => pieces.push((piece.kind, bytes)),
                 Some(_) => return Err(suspect(self, "its checksum is not the one that was stored".to_owned())),
                 None => return Err(suspect(self, "its file ends before it".to_owned())),
             }
@@ -365,10 +366,14 @@ impl Table {
         self.install(index, &pieces).map_err(|error| suspect(self, error.to_string()))
     }
 
+    pub(super) fn page_key(&self, index: usize) -> PageKey {
+        let page = &self.pages[index];
+        PageKey { state: self.identity.id, key_group: page.group, page: page.number }
+    }
+
     /// Builds a page of its pieces and puts it where it belongs.
     pub(super) fn install(&mut self, index: usize, pieces: &[(PieceKind, &[u8])]) -> Result<(), StateError> {
-        let old = &self.pages[index];
-        let key = PageKey { state: self.identity.id, key_group: old.group, page: old.number };
+        let (key, old) = (self.page_key(index), &self.pages[index]);
         let span = (old.prefix, old.depth);
         let built = self.page_of_pieces(key, index, pieces)?;
         if (built.prefix, built.depth) != span {
@@ -700,7 +705,7 @@ impl Table {
         let under_way = self.residency.reading.iter().any(|reading| reading.page as usize == index);
         let is_whole = self.residency.places[index].chain.as_deref().is_some_and(|chain| chain == [*piece]);
         // Damage is judged by whoever needs the page.
-        if self.is_in(index) || under_way || !is_whole || crc32c(bytes) != piece.crc {
+        if self.is_in(index) || under_way || !is_whole || self.page_key(index).checksum(bytes) != piece.crc {
             return Ok(());
         }
         self.install(index, &[(kind, bytes)])

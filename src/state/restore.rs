@@ -9,7 +9,7 @@
 use super::directory::{Bucket, Directories};
 use super::layout::Layout;
 use super::page::{DELETED, EMPTY, GROUPS_START, Page, Probe, SlotAt, probe, tag_of};
-use super::piece::{self, KIND_DELTA, KIND_ENTRIES, KIND_PAGE, PieceHead, SlotState};
+use super::piece::{self, ImageHead, KIND_ENTRIES, KIND_PAGE, SlotState};
 use super::residency::Residency;
 use super::table::{Table, live_slots};
 use super::{KeyGroup, StateError};
@@ -33,13 +33,9 @@ impl Restoring {
         if key.key_group < table.range.start || key.key_group >= table.range.end {
             return Err(table.foreign(key.key_group));
         }
-        let (head, body) = PieceHead::read(bytes).map_err(|what| table.damaged(key, what))?;
-        if (head.state, head.key_group, head.number) != (key.state, key.key_group, key.page) {
-            return Err(table.damaged(key, "the piece belongs to another page"));
-        }
         match kind {
             PieceKind::Image => {
-                let page = table.page_of_image(key, usize::MAX, &head, bytes, body)?;
+                let page = table.page_of_image(key, usize::MAX, bytes)?;
                 match self.pages.get(&(key.key_group, key.page)) {
                     Some(&index) => table.pages[index] = page,
                     None => {
@@ -52,7 +48,7 @@ impl Restoring {
                 let Some(&index) = self.pages.get(&(key.key_group, key.page)) else {
                     return Err(table.damaged(key, "a delta comes before any image of its page"));
                 };
-                let applied = apply_delta(&mut table.pages[index], table.layout, &head, body);
+                let applied = apply_delta(&mut table.pages[index], table.layout, bytes);
                 applied.map_err(|what| table.damaged(key, what))
             }
         }
@@ -108,14 +104,10 @@ impl Table {
     ) -> Result<Page, StateError> {
         let mut page: Option<Page> = None;
         for &(kind, bytes) in pieces {
-            let (head, body) = PieceHead::read(bytes).map_err(|what| self.damaged(key, what))?;
-            if (head.state, head.key_group, head.number) != (key.state, key.key_group, key.page) {
-                return Err(self.damaged(key, "the piece belongs to another page"));
-            }
             match (kind, &mut page) {
-                (PieceKind::Image, _) => page = Some(self.page_of_image(key, keep, &head, bytes, body)?),
+                (PieceKind::Image, _) => page = Some(self.page_of_image(key, keep, bytes)?),
                 (PieceKind::Delta, Some(page)) => {
-                    apply_delta(page, self.layout, &head, body).map_err(|what| self.damaged(key, what))?;
+                    apply_delta(page, self.layout, bytes).map_err(|what| self.damaged(key, what))?;
                 }
                 (PieceKind::Delta, None) => return Err(self.damaged(key, "a delta comes before any image of its page")),
             }
@@ -135,14 +127,11 @@ impl Table {
         }
     }
 
-    fn page_of_image(
-        &mut self,
-        key: PageKey,
-        keep: usize,
-        head: &PieceHead,
-        bytes: &[u8],
-        body: &[u8],
-    ) -> Result<Page, StateError> {
+    fn page_of_image(&mut self, key: PageKey, keep: usize, bytes: &[u8]) -> Result<Page, StateError> {
+        let (head, body) = ImageHead::read(bytes).map_err(|what| self.damaged(key, what))?;
+        if head.page_key() != key {
+            return Err(self.damaged(key, "the image is of another page"));
+        }
         if head.depth > 63 || (head.prefix << head.depth) != 0 {
             return Err(self.damaged(key, "the page's prefix is longer than its depth"));
         }
@@ -152,7 +141,7 @@ impl Table {
         let mut page =
             Page::empty(self.take_block(head.page_len(), keep)?, key.key_group, key.page, head.prefix, head.depth);
         let filled = match (head.kind, self.layout) {
-            (KIND_PAGE, Layout::Fixed(_)) => fill_whole(&mut page, bytes, head, self.layout),
+            (KIND_PAGE, Layout::Fixed(_)) => fill_whole(&mut page, bytes, &head, self.layout),
             (KIND_ENTRIES, _) => piece::read_entries(body, head.entries, &mut page, self.layout, |page, entry| {
                 if entry.state == SlotState::Empty {
                     return Err("an image lists an empty slot");
@@ -193,19 +182,17 @@ impl Table {
     }
 }
 
-fn apply_delta(page: &mut Page, layout: Layout, head: &PieceHead, body: &[u8]) -> Result<(), &'static str> {
-    if head.kind != KIND_DELTA || head.depth != 0 || head.prefix != page.prefix {
-        return Err("the delta does not go with its page");
-    }
+fn apply_delta(page: &mut Page, layout: Layout, bytes: &[u8]) -> Result<(), &'static str> {
+    let (count, entries) = piece::read_delta_head(bytes)?;
     // First all old cells go, then the new ones come: in any other order they might not fit in between.
-    piece::read_entries(body, head.entries, page, layout, |page, entry| {
+    piece::read_entries(entries, count, page, layout, |page, entry| {
         clear_slot(page, layout, entry.at);
         Ok(())
     })?;
-    piece::read_entries(body, head.entries, page, layout, |page, entry| put_entry(page, layout, &entry))
+    piece::read_entries(entries, count, page, layout, |page, entry| put_entry(page, layout, &entry))
 }
 
-fn fill_whole(page: &mut Page, bytes: &[u8], head: &PieceHead, layout: Layout) -> Result<(), &'static str> {
+fn fill_whole(page: &mut Page, bytes: &[u8], head: &ImageHead, layout: Layout) -> Result<(), &'static str> {
     if bytes.len() != page.bytes().len() {
         return Err("the image is not as long as a page");
     }
