@@ -35,6 +35,7 @@ pub struct RestoredCheckpoint {
     job: u64,
     dir: PathBuf,
     is_suspect: Arc<AtomicBool>,
+    is_doubted: bool,
     _extents_pinned: Arc<()>,
 }
 
@@ -77,6 +78,7 @@ impl RestoredCheckpoint {
             job,
             dir: dir.to_owned(),
             is_suspect: Arc::default(),
+            is_doubted: false,
             _extents_pinned: extents_pinned,
         }
     }
@@ -284,6 +286,15 @@ impl RestoredCheckpoint {
     /// Says that some of its bytes are damaged: the next start must verify all of them before it uses it again.
     pub(crate) fn suspect(&self) {
         self.is_suspect.store(true, Ordering::Release);
+    }
+
+    /// Says that damage was found in its directory before: whoever reads its pages checks all of their content.
+    pub(super) fn doubted(self, is_doubted: bool) -> Self {
+        Self { is_doubted, ..self }
+    }
+
+    pub(crate) fn is_doubted(&self) -> bool {
+        self.is_doubted
     }
 
     /// Becomes true when damage is found; outlives this value.

@@ -140,6 +140,11 @@ impl Page {
     /// A page without keys in a block of any content.
     pub fn empty(mut block: Block, group: u16, number: u32, prefix: u64, depth: u8) -> Self {
         block.fill(0);
+        Self::with_block(block, group, number, prefix, depth)
+    }
+
+    /// A page of these bytes, whose entries are not counted yet.
+    pub fn with_block(block: Block, group: u16, number: u32, prefix: u64, depth: u8) -> Self {
         let heap_start = block.len() as u16;
         Self {
             block,
