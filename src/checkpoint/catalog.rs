@@ -221,7 +221,8 @@ impl<'a> Reader<'a> {
                 .block(job, block, BlockKind::PageMap)
                 .and_then(|(bytes, payload)| page_map::entries(&bytes[payload]))
                 .and_then(|entries| {
-                    if !entries.is_sorted_by_key(|entry| entry.page) || page_map::range_of(&entries) != (*first, *last) {
+                    if !entries.is_sorted_by_key(|entry| entry.page) || page_map::range_of(&entries) != (*first, *last)
+                    {
                         return Err(BlockFault::Malformed("entries of other pages than its parent says".to_owned()));
                     }
                     Ok(entries)

@@ -71,14 +71,8 @@ pub(super) struct PageMap {
 
 impl PieceRef {
     /// An image without bytes.
-    const GONE: Self = Self {
-        file: 0,
-        len: 0,
-        offset: 0,
-        crc: 0,
-        kind: PieceKind::Image,
-        span: HashSpan { prefix: 0, depth: 0 },
-    };
+    const GONE: Self =
+        Self { file: 0, len: 0, offset: 0, crc: 0, kind: PieceKind::Image, span: HashSpan { prefix: 0, depth: 0 } };
 }
 
 impl PageMap {
@@ -257,7 +251,8 @@ pub(super) fn entries(payload: &[u8]) -> Result<Vec<Entry>, BlockFault> {
     }
     let (mut entries, mut before, mut rest) = (Vec::new(), Before::default(), Rest(payload));
     while !rest.0.is_empty() {
-        let entry = rest.entry(&mut before).ok_or_else(|| malformed("an entry of the page map is cut off or out of range"))?;
+        let entry =
+            rest.entry(&mut before).ok_or_else(|| malformed("an entry of the page map is cut off or out of range"))?;
         entries.extend(entry);
     }
     Ok(entries)
@@ -397,7 +392,8 @@ mod tests {
     fn a_full_block_of_entries_takes_sixty_four_kibibytes() {
         let mut writer = EntriesWriter::default();
         let mut pages = (0..).map(|page| PageKey { page, ..PAGE });
-        let far = |page: &PageKey| PieceRef { offset: u64::from(page.page % 7) << 40, ..piece(page.page, PieceKind::Image) };
+        let far =
+            |page: &PageKey| PieceRef { offset: u64::from(page.page % 7) << 40, ..piece(page.page, PieceKind::Image) };
         while pages.next().is_some_and(|page| writer.push(page, &[far(&page)])) {}
         let (bytes, range) = writer.finish().unwrap();
         assert!((63 << 10..=BLOCK_BYTES_MAX).contains(&bytes.len()), "{} bytes", bytes.len());
@@ -421,13 +417,15 @@ mod tests {
         writer.push(PageKey { page: 9, ..PAGE }, &[PieceRef::GONE]);
         let (bytes, _) = writer.finish().unwrap();
         let whole = entries(&bytes).unwrap();
-        let ends: Vec<usize> = (0..bytes.len()).filter(|&len| entries(&bytes[..len]).is_ok_and(|cut| whole.starts_with(&cut))).collect();
+        let ends: Vec<usize> =
+            (0..bytes.len()).filter(|&len| entries(&bytes[..len]).is_ok_and(|cut| whole.starts_with(&cut))).collect();
         let refused = (0..bytes.len()).filter(|&len| entries(&bytes[..len]).is_err()).count();
         assert_eq!((whole.len(), ends.len() + refused), (3, bytes.len()));
     }
 
     fn any_piece() -> impl Strategy<Value = PieceRef> {
-        let place = (0u32..5, prop_oneof![0u64..1 << 20, any::<u64>().prop_map(|at| at >> 4)], 1u32..1 << 20, any::<u32>());
+        let place =
+            (0u32..5, prop_oneof![0u64..1 << 20, any::<u64>().prop_map(|at| at >> 4)], 1u32..1 << 20, any::<u32>());
         (place, any::<bool>(), any::<u64>(), 0u8..=64).prop_map(|((file, offset, len, crc), is_delta, bits, depth)| {
             let prefix = bits & u64::MAX.checked_shl(64 - u32::from(depth)).unwrap_or(0);
             let (kind, span) = match is_delta {

@@ -75,7 +75,7 @@ impl Table {
         }
         let page = &mut self.pages[entry.page];
         let grid = self.layout.grid(page.bytes());
-        page.set_bits(grid, entry.at, page.bits(grid, entry.at) | Page::bit(entry.at, self.parity));
+        page.mark(grid, entry.at, self.parity, page.bits(grid, entry.at));
     }
 
     /// Stages all that the sealed epoch still needs of a page.
