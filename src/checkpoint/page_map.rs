@@ -211,10 +211,11 @@ impl EntriesWriter {
         }
         let step = u64::from(page.page - self.before.page) << 2;
         self.before.page = page.page;
-        if piece.len == 0 {
-            return self.varint(step | GONE);
+        match piece.kind {
+            PieceKind::Image if piece.len == 0 => return self.varint(step | GONE),
+            PieceKind::Image => self.varint(step | IMAGE),
+            PieceKind::Delta => self.varint(step | DELTA),
         }
-        self.varint(step | if piece.kind == PieceKind::Image { IMAGE } else { DELTA });
         let is_elsewhere = piece.file != self.before.file;
         let from = if is_elsewhere { 0 } else { self.before.end };
         let distance = piece.offset.wrapping_sub(from) as i64;
@@ -285,7 +286,7 @@ impl Rest<'_> {
         }
         let distance = (place >> 2) as i64 ^ -(place as i64 >> 1 & 1);
         let offset = before.end.checked_add_signed(distance)?;
-        let len = u32::try_from(self.varint()?).ok().filter(|len| *len > 0)?;
+        let len = u32::try_from(self.varint()?).ok().filter(|len| *len > 0 || kind == PieceKind::Delta)?;
         before.end = offset.checked_add(u64::from(len))?;
         let crc = u32::from_le_bytes(self.take()?);
         let span = if kind == PieceKind::Image { self.span()? } else { HashSpan::default() };

@@ -18,8 +18,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::rc::Rc;
 
-/// Blocks of the page map read in one step: some hundred microseconds.
-const MAP_BLOCKS_PER_STEP: usize = 4;
+/// Blocks of the page map read in one step beside those that every key group needs: some hundred microseconds.
+const MAP_BLOCKS_PER_STEP: usize = 1;
 /// Pieces put in order in one step: some tens of microseconds.
 const PIECES_PLANNED_PER_STEP: usize = 512;
 /// Bytes of pieces taken in in one step, some tens of microseconds; each piece counts as some more.
@@ -120,16 +120,14 @@ fn load_some_groups(table: &SharedTable, pager: &Rc<RefCell<Pager>>) -> Result<(
     let mut table = table.borrow_mut();
     let groups: Vec<u16> = table.unloaded_groups().collect();
     let Some(&start) = groups.first() else { return Ok(()) };
-    let mut range = KeyGroupRange { start, end: start + 1 };
-    for &group in &groups[1..] {
-        let wider = KeyGroupRange { start, end: group + 1 };
-        let blocks = pager.borrow().restored().map_or(0, |from| from.map_blocks_of(table.identity.id, wider).len());
-        if blocks > MAP_BLOCKS_PER_STEP {
-            break;
-        }
-        range = wider;
-    }
-    table.load_groups(range)
+    let until = |end: u16| KeyGroupRange { start, end };
+    let id = table.identity.id;
+    let blocks = |groups| pager.borrow().restored().map_or(0, |from| from.map_blocks_of(id, groups).len());
+    // The blocks of small checkpoints are about all key groups: to read them for each again would take long.
+    let blocks_max = blocks(until(start + 1)) + MAP_BLOCKS_PER_STEP;
+    let ends = groups.iter().map(|group| group + 1).take_while(|end| blocks(until(*end)) < blocks_max);
+    let end = ends.last().unwrap_or(start + 1);
+    table.load_groups(until(end))
 }
 
 impl Reads {
