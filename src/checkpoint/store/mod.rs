@@ -66,7 +66,8 @@ pub struct StoreOptions {
     pub blocks_queued_max: usize,
     /// Bytes of pieces that are asked to move out of nearly dead extents per checkpoint.
     pub move_bytes_max: u64,
-    /// Whether opening verifies every byte of a checkpoint before it is used, not only what it added, and every entry of its pages is checked when they are read: after damage was found in it.
+    /// Whether opening verifies every byte of a checkpoint before it is used, not only what it added, and reading its pages checks every
+    /// entry: after damage was found in it.
     pub verify_everything: bool,
     /// How long to wait for another process's lock; `None` takes no lock (simulated disks have none).
     pub lock_patience_ms: Option<u64>,

@@ -4,10 +4,10 @@
 //! half as much again as what lives in them, and one extent more, those that are less than half alive are emptied, the emptiest first,
 //! a bounded number of bytes per checkpoint, by asking for images of the pages that live there.
 //!
-//! A page is also due when its deltas together are as long as its image: what is written for a change that is held in a delta and, once in
-//! a while, in an image, is then about twice the delta, and a restore reads at most two and a half times the state. Many short deltas are due earlier,
-//! by their number: each is a read of its own where one page is wanted alone. Both limits are spread by page, so that pages that change alike do
-//! not all become images at once.
+//! A page is also due when its deltas together are as long as its image: what is written for a change, which is held in a delta and, once
+//! in a while, in an image, is then about twice the delta, and a restore reads at most two and a half times the state. Many short deltas
+//! are due earlier, by their number: each is a read of its own where one page is wanted alone. Both limits are spread by page, so that
+//! pages that change alike do not all become images at once.
 
 use super::{Background, CheckpointStore, ImagesNeeded};
 use crate::checkpoint::format::{extent_name, superblock_name};
