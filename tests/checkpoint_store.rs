@@ -78,15 +78,27 @@ fn disk_use_stays_bounded_over_a_thousand_small_checkpoints() {
     assert_eq!(restart(job).model, committed);
 }
 
-#[test]
-fn chains_of_deltas_stay_within_their_limit() {
-    let mut job = Job::start(MemoryDisk::default(), small_options()).unwrap();
+/// The longest chain of any of ten pages that change in every one of fifty checkpoints.
+fn longest_chain(options: StoreOptions) -> usize {
+    let mut job = Job::start(MemoryDisk::default(), options).unwrap();
     let mut longest = 0;
     for round in 0..50 {
         job.checkpoint(&pages(10), round);
         longest = longest.max(job.model.values().map(Vec::len).max().unwrap());
     }
-    assert_eq!(longest, 9, "an image and at most eight deltas");
+    longest
+}
+
+#[test]
+fn a_page_whose_deltas_are_as_long_as_its_image_becomes_an_image_again() {
+    let longest = longest_chain(StoreOptions { deltas_max: 1000, ..small_options() });
+    assert_eq!(longest, 1 + 11, "an image of 303 bytes and deltas of 40 until they are one and three eighths as long");
+}
+
+#[test]
+fn chains_of_short_deltas_stay_within_their_limit() {
+    let longest = longest_chain(StoreOptions { deltas_max: 4, ..small_options() });
+    assert_eq!(longest, 5, "an image and at most four deltas");
 }
 
 #[test]

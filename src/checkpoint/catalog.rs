@@ -221,7 +221,8 @@ impl<'a> Reader<'a> {
                 .block(job, block, BlockKind::PageMap)
                 .and_then(|(bytes, payload)| page_map::entries(&bytes[payload]))
                 .and_then(|entries| {
-                    if !entries.is_sorted_by_key(Entry::page) || page_map::range_of(&entries) != (*first, *last) {
+                    if !entries.is_sorted_by_key(|entry| entry.page) || page_map::range_of(&entries) != (*first, *last)
+                    {
                         return Err(BlockFault::Malformed("entries of other pages than its parent says".to_owned()));
                     }
                     Ok(entries)
@@ -306,7 +307,7 @@ impl<'a> Reader<'a> {
     fn check_pieces(&mut self, id: u64, map: &PageMap, damages: &mut Vec<Damage>) {
         for (page, chain) in map.iter() {
             for piece in chain {
-                if let Err(fault) = self.piece(piece) {
+                if let Err(fault) = self.piece(page, piece) {
                     damages.push(self.piece_damage(id, page, piece, fault));
                     if damages.len() >= DAMAGES_MAX {
                         return;
@@ -327,12 +328,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn piece(&mut self, piece: &PieceRef) -> Result<(), BlockFault> {
+    fn piece(&mut self, page: PageKey, piece: &PieceRef) -> Result<(), BlockFault> {
         let (file, file_len) = self.extent(piece.file)?;
         let span = sectors_around(piece);
         let skip = (piece.offset - span.start) as usize;
         let bytes = self.span(file, file_len, span)?;
-        check_piece(&bytes[skip..skip + piece.len as usize], piece)?;
+        check_piece(page, &bytes[skip..skip + piece.len as usize], piece)?;
         self.checked.push((piece.file, piece.offset..piece.offset + u64::from(piece.len)));
         Ok(())
     }
@@ -486,8 +487,8 @@ fn piece_fault(piece: &PieceRef, file_len: u64) -> Option<BlockFault> {
 }
 
 /// Whether these are the piece's bytes.
-pub(super) fn check_piece(bytes: &[u8], piece: &PieceRef) -> Result<(), BlockFault> {
-    match format::crc32c(bytes) {
+pub(super) fn check_piece(page: PageKey, bytes: &[u8], piece: &PieceRef) -> Result<(), BlockFault> {
+    match page.checksum(bytes) {
         computed if computed == piece.crc => Ok(()),
         computed => Err(BlockFault::ChecksumDiffers { stored: piece.crc, computed }),
     }

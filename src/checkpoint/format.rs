@@ -71,7 +71,7 @@ impl BlockKind {
     /// Changes whenever the stored types of the payload change.
     fn schema(self) -> u32 {
         let words: &[u8] = match self {
-            Self::Pieces => b"pieces 1",
+            Self::Pieces => b"pieces 2",
             Self::PageMap => super::page_map::SCHEMA.as_bytes(),
             Self::Manifest => super::manifest::SCHEMA.as_bytes(),
             Self::Superblock => super::superblock::SCHEMA.as_bytes(),

@@ -11,10 +11,10 @@ pub fn manifest(bytes: &[u8]) -> bool {
     Manifest::decode(&format::aligned(bytes)).is_ok()
 }
 
-/// Decodes a page map's archive; whether it is one.
+/// Decodes a block of a page map; whether it is one.
 pub fn page_map(bytes: &[u8]) -> bool {
     let mut map = PageMap::default();
-    let entries = page_map::entries(&format::aligned(bytes));
+    let entries = page_map::entries(bytes);
     let decoded = entries.is_ok_and(|entries| entries.iter().all(|entry| map.apply_entry(entry).is_ok()));
     assert!(map.pieces() >= map.pages() && map.live_bytes().len() <= map.pieces());
     decoded

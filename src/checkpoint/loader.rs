@@ -69,7 +69,7 @@ enum ReadState {
 }
 
 impl LoadedPiece {
-    /// The bytes, starting at a multiple of 8.
+    /// The bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.buffer.filled()[self.skip..self.skip + self.len]
     }
@@ -184,7 +184,7 @@ impl PieceLoader {
             if let Some(result) = io.take(token) {
                 let wanted = self.reading[i].wanted;
                 let checked = match result {
-                    Ok(IoOutput::Buffer(buffer)) => checked(buffer, &wanted.piece),
+                    Ok(IoOutput::Buffer(buffer)) => checked(buffer, &wanted),
                     Ok(other) => Err(BlockFault::Unreadable(format!("the driver answered {other:?}"))),
                     Err(error) => Err(BlockFault::Unreadable(error.to_string())),
                 };
@@ -218,11 +218,12 @@ impl PieceLoader {
     }
 }
 
-fn checked(buffer: Buffer, piece: &PieceRef) -> Result<Buffer, BlockFault> {
+fn checked(buffer: Buffer, wanted: &Wanted) -> Result<Buffer, BlockFault> {
+    let piece = &wanted.piece;
     let skip = (piece.offset - sectors_around(piece).start) as usize;
     let asked_bytes = u64::from(piece.len);
     let found_bytes = buffer.len().saturating_sub(skip) as u64;
     let bytes = buffer.filled().get(skip..skip + piece.len as usize);
-    check_piece(bytes.ok_or(BlockFault::Truncated { asked_bytes, found_bytes })?, piece)?;
+    check_piece(wanted.page, bytes.ok_or(BlockFault::Truncated { asked_bytes, found_bytes })?, piece)?;
     Ok(buffer)
 }

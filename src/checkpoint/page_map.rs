@@ -1,21 +1,40 @@
 //! The page map: for every page of keyed state the chain of pieces it is rebuilt from, an image first, then deltas.
 //!
-//! Here: the map in memory, how much of each extent is alive in it, its entries as archives (a base that holds everything,
-//! or what one checkpoint changed). Not here: the blocks around the archives (`format`), when a base is due (`store`).
+//! Here: the map in memory, how much of each extent is alive in it, its entries as bytes (a base that holds everything,
+//! or what one checkpoint changed). Not here: the blocks around those bytes (`format`), when a base is due (`store`).
 //!
 //! Invariant: a chain begins with an image and holds no other; pieces follow in the order in which they are applied.
 //! An image without bytes says that the page is gone.
+//!
+//! A checkpoint of few changes is mostly entries, so these are short. One behind the other, in the order of their pages:
+//!
+//! ```text
+//! step      varint: 4 times by how much the page number is greater than that of the entry before, plus what follows:
+//!           0 an image, 1 a delta, 2 nothing, the page is gone, 3 a table
+//! table     state u64, key group u16: that of the entries after it, whose page numbers begin at 0 again (step 0)
+//! piece     place   varint: 2 times by how much the offset is greater than where the piece before ends (a signed number n as 2n or
+//!                   -2n - 1), plus 1 if the file is another; offsets then begin at 0 again, and the file's number follows: varint
+//!           length  varint
+//!           CRC     u32
+//! image     after its piece: depth u8, then that many bits of the prefix, in as few bytes as hold them
+//! ```
+//! All little-endian; a varint has 7 bits in a byte, the lowest first, and the highest bit set in all bytes but the last.
 
 use super::format::{BlockFault, BlockRef};
 use super::snapshot::{HashSpan, PageKey, PieceKind};
 use crate::state::KeyGroupRange;
 use std::collections::BTreeMap;
 
-pub(super) const SCHEMA: &str = "page map 1: rkyv 0.8 Vec<{state u64, offset u64, prefix u64, page u32, file u32, len u32, crc u32, key_group u16, kind u8, depth u8}>";
+/// Changes with what the head of this file draws.
+pub(super) const SCHEMA: &str = "page map 2: {step, table | piece{place, length, crc}, image{depth, prefix}}";
 
-/// Entries in one block of the page map. An archived entry has 48 bytes, so a block stays near 64 KiB: a restore reads the block that
-/// names the page it needs, and must not read much else.
-pub(super) const ENTRIES_MAX: usize = 1_300;
+/// No block of entries is longer, but for one that holds a single page: a restore reads the block that names the page it needs, and
+/// must not read much else.
+pub(super) const BLOCK_BYTES_MAX: usize = (64 << 10) - super::format::HEADER_BYTES;
+/// No entry is longer.
+const ENTRY_BYTES_MAX: usize = 64;
+/// No payload is longer: what is allocated for its entries stays within bounds.
+const PAYLOAD_BYTES_MAX: usize = 1 << 20;
 
 /// Where one piece lies on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +45,7 @@ pub struct PieceRef {
     pub len: u32,
     /// From which byte of the file.
     pub offset: u64,
-    /// CRC32C of exactly these bytes, so that one page is verified alone.
+    /// `PageKey::checksum` of exactly these bytes, so that one page is verified alone.
     pub crc: u32,
     /// Image or delta.
     pub kind: PieceKind,
@@ -34,19 +53,11 @@ pub struct PieceRef {
     pub span: HashSpan,
 }
 
-/// One piece of one page, as the map's archives list them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+/// One piece of one page, as the map lists them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
-    state: u64,
-    offset: u64,
-    prefix: u64,
-    page: u32,
-    file: u32,
-    len: u32,
-    crc: u32,
-    key_group: u16,
-    kind: u8,
-    depth: u8,
+    pub page: PageKey,
+    pub piece: PieceRef,
 }
 
 /// The pages of one checkpoint.
@@ -58,28 +69,10 @@ pub(super) struct PageMap {
     pieces: usize,
 }
 
-impl Entry {
-    pub(super) fn new(page: PageKey, piece: PieceRef) -> Self {
-        let PageKey { state, key_group, page } = page;
-        let PieceRef { file, len, offset, crc, kind, span: HashSpan { prefix, depth } } = piece;
-        Self { state, offset, prefix, page, file, len, crc, key_group, kind: (kind == PieceKind::Delta).into(), depth }
-    }
-
-    /// The page it is about.
-    pub(super) fn page(&self) -> PageKey {
-        PageKey { state: self.state, key_group: self.key_group, page: self.page }
-    }
-
-    pub(super) fn parts(&self) -> Option<(PageKey, PieceRef)> {
-        let kind = match self.kind {
-            0 => PieceKind::Image,
-            1 => PieceKind::Delta,
-            _ => return None,
-        };
-        let span = HashSpan { prefix: self.prefix, depth: self.depth };
-        let (file, len, offset, crc) = (self.file, self.len, self.offset, self.crc);
-        Some((self.page(), PieceRef { file, len, offset, crc, kind, span }))
-    }
+impl PieceRef {
+    /// An image without bytes.
+    const GONE: Self =
+        Self { file: 0, len: 0, offset: 0, crc: 0, kind: PieceKind::Image, span: HashSpan { prefix: 0, depth: 0 } };
 }
 
 impl PageMap {
@@ -106,14 +99,12 @@ impl PageMap {
         }
     }
 
-    /// Applies one entry of an archive.
-    pub(super) fn apply_entry(&mut self, entry: &Entry) -> Result<(), BlockFault> {
-        let malformed = |what: String| BlockFault::Malformed(what);
-        let (page, piece) = entry.parts().ok_or_else(|| malformed("an unknown kind of piece".to_owned()))?;
-        if !self.apply(page, piece) {
-            return Err(malformed(format!("a delta without an image for {page:?}")));
+    /// Applies one entry.
+    pub(super) fn apply_entry(&mut self, Entry { page, piece }: &Entry) -> Result<(), BlockFault> {
+        if self.apply(*page, *piece) {
+            return Ok(());
         }
-        Ok(())
+        Err(BlockFault::Malformed(format!("a delta without an image for {page:?}")))
     }
 
     fn count(&mut self, piece: &PieceRef) {
@@ -170,28 +161,171 @@ impl PageMap {
     }
 }
 
-/// The archive of some entries.
-pub(super) fn encode(entries: &Vec<Entry>) -> Result<rkyv::util::AlignedVec, String> {
-    rkyv::to_bytes::<rkyv::rancor::Error>(entries).map_err(|error| error.to_string())
+/// What an entry is written relative to: the entry before it.
+#[derive(Clone, Copy, Default)]
+struct Before {
+    /// State and key group; `None` before the first entry.
+    table: Option<(u64, u16)>,
+    page: u32,
+    file: u32,
+    /// Where its piece ends.
+    end: u64,
 }
 
-/// An archive's entries. `bytes` must be aligned to 16; they passed their checksum.
-pub(super) fn entries(bytes: &[u8]) -> Result<Vec<Entry>, BlockFault> {
-    let entries = rkyv::access::<rkyv::vec::ArchivedVec<ArchivedEntry>, rkyv::rancor::Error>(bytes)
-        .map_err(|error| BlockFault::Malformed(error.to_string()))?;
-    let entry = |archived: &ArchivedEntry| Entry {
-        state: archived.state.into(),
-        offset: archived.offset.into(),
-        prefix: archived.prefix.into(),
-        page: archived.page.into(),
-        file: archived.file.into(),
-        len: archived.len.into(),
-        crc: archived.crc.into(),
-        key_group: archived.key_group.into(),
-        kind: archived.kind,
-        depth: archived.depth,
-    };
-    Ok(entries.iter().map(entry).collect())
+const IMAGE: u64 = 0;
+const DELTA: u64 = 1;
+const GONE: u64 = 2;
+const TABLE: u64 = 3;
+
+/// The entries of one block being written.
+#[derive(Default)]
+pub(super) struct EntriesWriter {
+    bytes: Vec<u8>,
+    before: Before,
+    first: Option<(u64, u16)>,
+}
+
+impl EntriesWriter {
+    /// Adds the entries of one page, which is not before the last one's, unless the block would become too long.
+    pub(super) fn push(&mut self, page: PageKey, pieces: &[PieceRef]) -> bool {
+        if self.first.is_some() && self.bytes.len() + pieces.len() * ENTRY_BYTES_MAX > BLOCK_BYTES_MAX {
+            return false;
+        }
+        pieces.iter().for_each(|piece| self.put(page, piece));
+        true
+    }
+
+    /// The bytes and what they are about; `None` when there is no entry.
+    pub(super) fn finish(self) -> Option<(Vec<u8>, MapRange)> {
+        Some((self.bytes, (self.first?, self.before.table?)))
+    }
+
+    fn put(&mut self, page: PageKey, piece: &PieceRef) {
+        let table = (page.state, page.key_group);
+        if self.before.table != Some(table) {
+            self.varint(TABLE);
+            self.bytes.extend_from_slice(&table.0.to_le_bytes());
+            self.bytes.extend_from_slice(&table.1.to_le_bytes());
+            self.first.get_or_insert(table);
+            (self.before.table, self.before.page) = (Some(table), 0);
+        }
+        let step = u64::from(page.page - self.before.page) << 2;
+        self.before.page = page.page;
+        match piece.kind {
+            PieceKind::Image if piece.len == 0 => return self.varint(step | GONE),
+            PieceKind::Image => self.varint(step | IMAGE),
+            PieceKind::Delta => self.varint(step | DELTA),
+        }
+        let is_elsewhere = piece.file != self.before.file;
+        let from = if is_elsewhere { 0 } else { self.before.end };
+        let distance = piece.offset.wrapping_sub(from) as i64;
+        let folded = (distance << 1 ^ distance >> 63) as u64;
+        self.varint(folded << 1 | u64::from(is_elsewhere));
+        if is_elsewhere {
+            self.varint(u64::from(piece.file));
+        }
+        self.varint(u64::from(piece.len));
+        self.bytes.extend_from_slice(&piece.crc.to_le_bytes());
+        (self.before.file, self.before.end) = (piece.file, piece.offset + u64::from(piece.len));
+        if piece.kind == PieceKind::Image {
+            let depth = piece.span.depth.min(64);
+            let bits = piece.span.prefix.checked_shr(64 - u32::from(depth)).unwrap_or(0);
+            self.bytes.push(depth);
+            self.bytes.extend_from_slice(&bits.to_le_bytes()[..usize::from(depth).div_ceil(8)]);
+        }
+    }
+
+    fn varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.bytes.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.bytes.push(value as u8);
+    }
+}
+
+/// The entries in a block's payload, which passed its checksum but may be anything.
+pub(super) fn entries(payload: &[u8]) -> Result<Vec<Entry>, BlockFault> {
+    let malformed = |what: &str| BlockFault::Malformed(what.to_owned());
+    if payload.len() > PAYLOAD_BYTES_MAX {
+        return Err(malformed("a page map's block is longer than any"));
+    }
+    let (mut entries, mut before, mut rest) = (Vec::new(), Before::default(), Rest(payload));
+    while !rest.0.is_empty() {
+        let entry =
+            rest.entry(&mut before).ok_or_else(|| malformed("an entry of the page map is cut off or out of range"))?;
+        entries.extend(entry);
+    }
+    Ok(entries)
+}
+
+/// What is left of a payload. Everything that is read of it is `None` when it is not there or cannot be.
+struct Rest<'a>(&'a [u8]);
+
+impl Rest<'_> {
+    /// The next entry; `Some(None)` for a table.
+    fn entry(&mut self, before: &mut Before) -> Option<Option<Entry>> {
+        let step = self.varint()?;
+        if step == TABLE {
+            before.table = Some((u64::from_le_bytes(self.take()?), u16::from_le_bytes(self.take()?)));
+            before.page = 0;
+            return Some(None);
+        }
+        let (state, key_group) = before.table?;
+        before.page = u32::try_from(u64::from(before.page).checked_add(step >> 2)?).ok()?;
+        let page = PageKey { state, key_group, page: before.page };
+        let kind = match step & 3 {
+            IMAGE => PieceKind::Image,
+            DELTA => PieceKind::Delta,
+            GONE => return Some(Some(Entry { page, piece: PieceRef::GONE })),
+            _ => return None,
+        };
+        let place = self.varint()?;
+        if place & 1 == 1 {
+            (before.file, before.end) = (u32::try_from(self.varint()?).ok()?, 0);
+        }
+        let distance = (place >> 2) as i64 ^ -(place as i64 >> 1 & 1);
+        let offset = before.end.checked_add_signed(distance)?;
+        let len = u32::try_from(self.varint()?).ok().filter(|len| *len > 0 || kind == PieceKind::Delta)?;
+        before.end = offset.checked_add(u64::from(len))?;
+        let crc = u32::from_le_bytes(self.take()?);
+        let span = if kind == PieceKind::Image { self.span()? } else { HashSpan::default() };
+        Some(Some(Entry { page, piece: PieceRef { file: before.file, len, offset, crc, kind, span } }))
+    }
+
+    fn span(&mut self) -> Option<HashSpan> {
+        let [depth] = self.take()?;
+        let unused = 64u32.checked_sub(u32::from(depth))?;
+        let (bytes, rest) = self.0.split_at_checked(usize::from(depth).div_ceil(8))?;
+        self.0 = rest;
+        let mut bits = [0; 8];
+        bits[..bytes.len()].copy_from_slice(bytes);
+        let bits = u64::from_le_bytes(bits);
+        let prefix = bits.checked_shl(unused).unwrap_or(0);
+        (prefix.checked_shr(unused).unwrap_or(0) == bits).then_some(HashSpan { prefix, depth })
+    }
+
+    fn varint(&mut self) -> Option<u64> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let [byte] = self.take()?;
+            let bits = u64::from(byte & 0x7f);
+            if bits << shift >> shift != bits {
+                return None;
+            }
+            value |= bits << shift;
+            if byte < 0x80 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (bytes, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*bytes)
+    }
 }
 
 /// A block of the page map and which key groups' pages it is about.
@@ -216,7 +350,7 @@ pub(super) type MapRange = ((u64, u16), (u64, u16));
 
 /// The range of some entries.
 pub(super) fn range_of(entries: &[Entry]) -> MapRange {
-    let at = |entry: Option<&Entry>| entry.map_or((0, 0), |entry| (entry.state, entry.key_group));
+    let at = |entry: Option<&Entry>| entry.map_or((0, 0), |entry| (entry.page.state, entry.page.key_group));
     (at(entries.first()), at(entries.last()))
 }
 
@@ -257,24 +391,81 @@ mod tests {
 
     #[test]
     fn a_full_block_of_entries_takes_sixty_four_kibibytes() {
-        let entry = Entry::new(PAGE, piece(1, PieceKind::Image));
-        let archive = encode(&vec![entry; ENTRIES_MAX]).unwrap();
-        assert!(archive.len() + 64 <= 64 << 10, "{} bytes", archive.len());
+        let mut writer = EntriesWriter::default();
+        let mut pages = (0..).map(|page| PageKey { page, ..PAGE });
+        let far =
+            |page: &PageKey| PieceRef { offset: u64::from(page.page % 7) << 40, ..piece(page.page, PieceKind::Image) };
+        while pages.next().is_some_and(|page| writer.push(page, &[far(&page)])) {}
+        let (bytes, range) = writer.finish().unwrap();
+        assert!((63 << 10..=BLOCK_BYTES_MAX).contains(&bytes.len()), "{} bytes", bytes.len());
+        assert_eq!(range, ((1, 2), (1, 2)));
+    }
+
+    #[test]
+    fn a_delta_among_others_of_its_checkpoint_takes_nine_bytes() {
+        let mut writer = EntriesWriter::default();
+        for page in 0..1000 {
+            let offset = u64::from(page * 7919 % 1000) * 60;
+            writer.push(PageKey { page, ..PAGE }, &[PieceRef { offset, len: 60, ..piece(9, PieceKind::Delta) }]);
+        }
+        assert!(writer.finish().unwrap().0.len() <= 1000 * 9 + 16);
+    }
+
+    #[test]
+    fn bytes_cut_off_anywhere_are_refused_or_end_with_an_entry() {
+        let mut writer = EntriesWriter::default();
+        writer.push(PAGE, &[piece(1, PieceKind::Image), piece(2, PieceKind::Delta)]);
+        writer.push(PageKey { page: 9, ..PAGE }, &[PieceRef::GONE]);
+        let (bytes, _) = writer.finish().unwrap();
+        let whole = entries(&bytes).unwrap();
+        let ends: Vec<usize> =
+            (0..bytes.len()).filter(|&len| entries(&bytes[..len]).is_ok_and(|cut| whole.starts_with(&cut))).collect();
+        let refused = (0..bytes.len()).filter(|&len| entries(&bytes[..len]).is_err()).count();
+        assert_eq!((whole.len(), ends.len() + refused), (3, bytes.len()));
+    }
+
+    fn any_piece() -> impl Strategy<Value = PieceRef> {
+        let place =
+            (0u32..5, prop_oneof![0u64..1 << 20, any::<u64>().prop_map(|at| at >> 4)], 1u32..1 << 20, any::<u32>());
+        (place, any::<bool>(), any::<u64>(), 0u8..=64).prop_map(|((file, offset, len, crc), is_delta, bits, depth)| {
+            let prefix = bits & u64::MAX.checked_shl(64 - u32::from(depth)).unwrap_or(0);
+            let (kind, span) = match is_delta {
+                true => (PieceKind::Delta, HashSpan::default()),
+                false => (PieceKind::Image, HashSpan { prefix, depth }),
+            };
+            PieceRef { file, len, offset, crc, kind, span }
+        })
     }
 
     proptest! {
         #[test]
-        fn the_map_read_back_from_its_archive_is_the_map(ops in prop::collection::vec((0u64..3, 0u16..3, 0u32..5, any::<bool>(), 0u32..4), 0..200)) {
-            let (mut map, mut entries) = (PageMap::default(), Vec::new());
+        fn entries_read_back_are_the_entries(listed in prop::collection::vec((0u64..3, any::<u16>(), any::<u32>(), any_piece()), 0..100)) {
+            let entry = |(state, key_group, page, piece)| Entry { page: PageKey { state, key_group, page }, piece };
+            let mut listed: Vec<Entry> = listed.into_iter().map(entry).collect();
+            listed.sort_by_key(|entry| entry.page);
+            let mut writer = EntriesWriter::default();
+            prop_assert!(listed.iter().all(|entry| writer.push(entry.page, &[entry.piece])));
+            let range = range_of(&listed);
+            let (bytes, written) = writer.finish().unwrap_or_default();
+            prop_assert_eq!(written, range);
+            prop_assert_eq!(entries(&bytes).unwrap(), listed);
+        }
+
+        #[test]
+        fn the_map_read_back_is_the_map(ops in prop::collection::vec((0u64..3, 0u16..3, 0u32..5, any::<bool>(), 0u32..4), 0..200)) {
+            let (mut map, mut listed) = (PageMap::default(), Vec::new());
             for (state, key_group, page, delta, file) in ops {
                 let page = PageKey { state, key_group, page };
                 let piece = piece(file, if delta { PieceKind::Delta } else { PieceKind::Image });
                 if map.apply(page, piece) {
-                    entries.push(Entry::new(page, piece));
+                    listed.push(Entry { page, piece });
                 }
             }
+            listed.sort_by_key(|entry| entry.page);
+            let mut writer = EntriesWriter::default();
+            listed.iter().for_each(|entry| assert!(writer.push(entry.page, &[entry.piece])));
             let mut back = PageMap::default();
-            for entry in super::entries(&encode(&entries).unwrap()).unwrap() {
+            for entry in entries(&writer.finish().unwrap_or_default().0).unwrap() {
                 back.apply_entry(&entry).unwrap();
             }
             prop_assert_eq!(&back, &map);

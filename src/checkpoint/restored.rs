@@ -35,6 +35,7 @@ pub struct RestoredCheckpoint {
     job: u64,
     dir: PathBuf,
     is_suspect: Arc<AtomicBool>,
+    is_doubted: bool,
     _extents_pinned: Arc<()>,
 }
 
@@ -77,6 +78,7 @@ impl RestoredCheckpoint {
             job,
             dir: dir.to_owned(),
             is_suspect: Arc::default(),
+            is_doubted: false,
             _extents_pinned: extents_pinned,
         }
     }
@@ -215,7 +217,7 @@ impl RestoredCheckpoint {
         let mut index = PageIndex::default();
         let blocks = self.map_blocks_of(state, key_groups);
         self.read_map_blocks(io, arena, &blocks, |_, entry| {
-            let page = entry.page();
+            let page = entry.page;
             let wanted = page.state == state && key_groups.contains(crate::state::KeyGroup(page.key_group));
             if wanted { index.map.apply_entry(&entry) } else { Ok(()) }
         })?;
@@ -235,7 +237,7 @@ impl RestoredCheckpoint {
         let (mut index, mut damages) = (PageIndex::default(), Vec::new());
         for number in self.map_blocks_of(state, key_groups) {
             let read = self.read_map_blocks(io, arena, &[number], |_, entry| {
-                let page = entry.page();
+                let page = entry.page;
                 if page.state == state && key_groups.contains(crate::state::KeyGroup(page.key_group)) {
                     // A delta whose image was named by a damaged block: that damage is told.
                     let _ = index.map.apply_entry(&entry);
@@ -284,6 +286,15 @@ impl RestoredCheckpoint {
     /// Says that some of its bytes are damaged: the next start must verify all of them before it uses it again.
     pub(crate) fn suspect(&self) {
         self.is_suspect.store(true, Ordering::Release);
+    }
+
+    /// Says that damage was found in its directory before: whoever reads its pages checks all of their content.
+    pub(super) fn doubted(self, is_doubted: bool) -> Self {
+        Self { is_doubted, ..self }
+    }
+
+    pub(crate) fn is_doubted(&self) -> bool {
+        self.is_doubted
     }
 
     /// Becomes true when damage is found; outlives this value.

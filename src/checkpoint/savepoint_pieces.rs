@@ -128,7 +128,7 @@ impl Copied {
 
     fn add(&mut self, piece: &LoadedPiece) -> Result<(), SavepointError> {
         let bytes = piece.bytes();
-        if self.filling.as_ref().is_some_and(|(buffer, _)| buffer.remaining() < bytes.len() + 8) {
+        if self.filling.as_ref().is_some_and(|(buffer, _)| buffer.remaining() < bytes.len()) {
             self.close_block();
         }
         let (buffer, pieces) = match &mut self.filling {
@@ -141,7 +141,6 @@ impl Copied {
         let (offset, len) = (buffer.len() as u32, bytes.len() as u32);
         let appended = buffer.append(bytes);
         assert!(appended, "a block with room for the piece was made above");
-        buffer.pad_to(8);
         let span = self.asked.pop_front().unwrap_or_default();
         pieces.push(Piece { page: piece.page, kind: piece.kind, offset, len, span });
         Ok(())

@@ -6,6 +6,7 @@
 use super::CheckpointId;
 use crate::memory::Buffer;
 use crate::state::KeyGroupRange;
+use crc_fast::{CrcAlgorithm, Digest};
 
 /// A piece of keyed state's home: which state, which key group, which page of that key group's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,6 +17,20 @@ pub struct PageKey {
     pub key_group: u16,
     /// The page's number within the key group's table; never reused for another prefix without an image.
     pub page: u32,
+}
+
+impl PageKey {
+    /// The checksum of a piece of this page: CRC32C of state, key group, page number (little-endian) and the piece's bytes.
+    pub(crate) fn checksum(self, bytes: &[u8]) -> u32 {
+        let mut key = [0; 14];
+        key[..8].copy_from_slice(&self.state.to_le_bytes());
+        key[8..10].copy_from_slice(&self.key_group.to_le_bytes());
+        key[10..].copy_from_slice(&self.page.to_le_bytes());
+        let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+        digest.update(&key);
+        digest.update(bytes);
+        digest.finalize() as u32
+    }
 }
 
 /// What a piece holds.
@@ -56,7 +71,7 @@ pub struct HashSpan {
 pub struct PieceBlock {
     /// The checkpoint these pieces belong to.
     pub checkpoint: CheckpointId,
-    /// The bytes. Pieces never overlap; each starts at a multiple of 8 bytes.
+    /// The bytes. Pieces never overlap.
     pub buffer: Buffer,
     /// What lies where, in the order in which it must be applied.
     pub pieces: Vec<Piece>,

@@ -9,6 +9,7 @@ use super::entries::{CHUNK_EVEN, CHUNK_ODD, LIST_ELEMENT, LIST_LEN, MAP_ENTRY, M
 use super::fixed_page::FixedShape;
 use super::layout::Layout;
 use super::page::PAGE_LEN;
+use super::restore::Check;
 use super::slotted_page;
 use super::table::{Identity, Table, live_slots};
 use super::{KeyGroupRange, StateError};
@@ -114,7 +115,7 @@ impl RawKeyGroup {
         pieces: impl IntoIterator<Item = (PieceKind, &'a [u8])>,
     ) -> Result<(), StateError> {
         let pieces: Vec<(PieceKind, &[u8])> = pieces.into_iter().collect();
-        let restored = self.table.page_of_pieces(page, usize::MAX, &pieces)?;
+        let restored = self.table.page_of_pieces(page, usize::MAX, &pieces, Check::Content)?;
         let (bytes, layout) = (restored.bytes(), self.table.layout);
         for at in live_slots(bytes, layout) {
             let (kind, key) = layout.key(bytes, at);

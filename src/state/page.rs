@@ -81,7 +81,13 @@ pub(super) struct Page {
     pub depth: u8,
     /// `LISTED` and `IMAGE` for each parity.
     pub flags: [u8; 2],
+    /// For each parity: which groups may have a bit set, the number of a group modulo 16. Most pages have few changes, and to look at all
+    /// controls for them would be to read half of the page.
+    changed: [u16; 2],
 }
+
+// What is known of a page lies in one cache line, or two where they begin in its midst.
+const _: () = assert!(size_of::<Page>() <= 64);
 
 /// A slot of a page: which group, which lane of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +152,11 @@ impl Page {
     /// A page without keys in a block of any content.
     pub fn empty(mut block: Block, group: u16, number: u32, prefix: u64, depth: u8) -> Self {
         block.fill(0);
+        Self::with_block(block, group, number, prefix, depth)
+    }
+
+    /// A page of these bytes, whose entries are not counted yet.
+    pub fn with_block(block: Block, group: u16, number: u32, prefix: u64, depth: u8) -> Self {
         let heap_start = block.len() as u16;
         Self {
             block,
@@ -160,6 +171,7 @@ impl Page {
             garbage: 0,
             depth,
             flags: [0; 2],
+            changed: [0; 2],
         }
     }
 
@@ -206,6 +218,18 @@ impl Page {
         self.bytes_mut()[offset..offset + 4].copy_from_slice(&bits.to_le_bytes());
     }
 
+    /// Sets the bit of a slot, the bits of whose group are `bits`.
+    #[inline(always)]
+    pub fn mark(&mut self, grid: Grid, at: SlotAt, parity: usize, bits: u32) {
+        self.changed[parity] |= Self::group_bit(at.group);
+        self.set_bits(grid, at, bits | Self::bit(at, parity));
+    }
+
+    #[inline(always)]
+    fn group_bit(group: usize) -> u16 {
+        1 << (group % 16)
+    }
+
     /// The bit of a slot in `bits`.
     #[inline(always)]
     pub fn bit(at: SlotAt, parity: usize) -> u32 {
@@ -220,21 +244,25 @@ impl Page {
     /// The lanes of a group whose bit of `parity` is set.
     #[inline(always)]
     pub fn lanes(&self, grid: Grid, group: usize, parity: usize) -> u8 {
+        if self.changed[parity] & Self::group_bit(group) == 0 {
+            return 0;
+        }
         (self.bits(grid, SlotAt { group, lane: 0 }) >> (16 * parity)) as u8
     }
 
     /// The slots whose bit of `parity` is set, and clears it.
     pub fn take_bits(&mut self, grid: Grid, parity: usize, mut each: impl FnMut(SlotAt)) {
         for group in 0..grid.groups {
-            let first = SlotAt { group, lane: 0 };
-            let bits = self.bits(grid, first);
-            let mask = 0xffff << (16 * parity);
-            if bits & mask == 0 {
+            let set = self.lanes(grid, group, parity);
+            if set == 0 {
                 continue;
             }
-            lanes((bits >> (16 * parity)) as u8).for_each(|lane| each(SlotAt { group, lane }));
-            self.set_bits(grid, first, bits & !mask);
+            lanes(set).for_each(|lane| each(SlotAt { group, lane }));
+            let first = SlotAt { group, lane: 0 };
+            let bits = self.bits(grid, first);
+            self.set_bits(grid, first, bits & !(0xffff << (16 * parity)));
         }
+        self.changed[parity] = 0;
     }
 }
 

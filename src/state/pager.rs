@@ -92,8 +92,11 @@ impl Pager {
 
     /// Starts to read whole sectors of an extent, at most 1 MiB.
     pub fn read_extent(&mut self, extent: u32, span: Range<u64>) -> Result<IoToken, String> {
-        let file = self.extent(extent)?;
         let len = (span.end - span.start) as usize;
+        if len > BlockSize::M1.bytes() {
+            return Err(format!("it takes {len} bytes, more than any piece"));
+        }
+        let file = self.extent(extent)?;
         let into = Buffer::take(&self.arena, WHO, len).map_err(|error| error.to_string())?;
         Ok(self.io.submit(IoOp::Read { file, offset: span.start, len, into }))
     }

@@ -1,13 +1,16 @@
 //! The bytes of a piece: an image of a page, or the changed slots of one. They outlive the process.
 //!
 //! ```text
-//! head, 32 bytes      magic u32, page number u32, state u64, prefix u64, key group u16, entries u16, kind u8, depth u8,
-//!                     page length in KiB u8 (0 in a delta), zero u8
-//! kind 1, page        the page itself (the head lies in its header), bits zero; fixed layout only
-//! kind 2, entries     every slot that is not empty, in slot order: {slot u14 | state u2, cell if live}
-//! kind 3, delta       every changed slot, likewise; a delta does not know its page's depth and length
+//! image        head, then by its kind:
+//!   head       32 bytes: magic u32, page number u32, state u64, prefix u64, key group u16, entries u16, kind u8, depth u8,
+//!              page length in KiB u8, zero u8
+//!   1, page    the page itself (the head lies in its header), bits zero; fixed layout only
+//!   2, entries every slot that is not empty, in slot order: {slot u14 | state u2, cell if live}
+//! delta        entries u16, then every changed slot, likewise
 //! ```
-//! All little-endian. A piece is at most a page long. Checksums belong to the store.
+//! All little-endian. A piece is at most a page long and begins at any byte. Which piece is what, and of which page, the page map says; the
+//! checksum, which the page map keeps, covers the page's key, so that a piece of another page is refused. A delta is so short because most
+//! are of one slot or two. It does not know its page's depth and length: whatever changes these is an image.
 //! Here: writing, and reading the head and the entries with every length checked. Not here: building pages of them (`restore`).
 
 use super::layout::Layout;
@@ -17,19 +20,20 @@ use crate::memory::Buffer;
 use bytemuck::{Pod, Zeroable};
 
 /// "MSP" and the version of the format.
-const MAGIC: u32 = u32::from_le_bytes(*b"MSP\x01");
-const HEAD_LEN: usize = size_of::<PieceHead>();
+const MAGIC: u32 = u32::from_le_bytes(*b"MSP\x02");
+const HEAD_LEN: usize = size_of::<ImageHead>();
+/// The head of a delta: how many entries follow.
+const DELTA_HEAD_LEN: usize = size_of::<u16>();
 /// The room a harvested page may need: a delta of all its slots takes a little more than a page, in two pieces.
 pub(super) const HARVEST_ROOM: usize = 2 * PAGE_LEN;
 
 pub(super) const KIND_PAGE: u8 = 1;
 pub(super) const KIND_ENTRIES: u8 = 2;
-pub(super) const KIND_DELTA: u8 = 3;
 
-/// The head of every piece.
+/// The head of an image.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
-pub(super) struct PieceHead {
+pub(super) struct ImageHead {
     magic: u32,
     pub number: u32,
     pub state: u64,
@@ -78,11 +82,9 @@ impl PieceBuffer {
         assert!(self.buffer.append(bytes), "the harvest asked for room before it began a page");
     }
 
-    fn end_piece(&mut self, head: &PieceHead, kind: PieceKind, start: usize) {
-        let span = HashSpan { prefix: head.prefix, depth: head.depth };
+    fn end_piece(&mut self, page: PageKey, kind: PieceKind, span: HashSpan, start: usize) {
         let (offset, len) = (start as u32, (self.len() - start) as u32);
-        self.pieces.push(Piece { page: head.page_key(), kind, offset, len, span });
-        self.buffer.pad_to(8);
+        self.pieces.push(Piece { page, kind, offset, len, span });
     }
 }
 
@@ -94,20 +96,24 @@ pub(super) fn write_page_head(page: &mut Page, state: u64, layout: Layout) {
         Layout::Fixed(shape) if (used * (2 + shape.cell_len()) + HEAD_LEN) * 2 > page.bytes().len() => KIND_PAGE,
         _ => KIND_ENTRIES,
     };
-    let mut head = head_of(page, state, kind);
-    head.depth = page.depth;
-    head.entries = page.used;
-    head.page_len_kib = (page.bytes().len() >> 10) as u8;
+    let head = ImageHead {
+        magic: MAGIC,
+        number: page.number,
+        state,
+        prefix: page.prefix,
+        key_group: page.group,
+        entries: page.used,
+        kind,
+        depth: page.depth,
+        page_len_kib: (page.bytes().len() >> 10) as u8,
+        zero: 0,
+    };
     page.bytes_mut()[..HEAD_LEN].copy_from_slice(bytemuck::bytes_of(&head));
 }
 
-fn head_of(page: &Page, state: u64, kind: u8) -> PieceHead {
-    let (number, key_group, prefix) = (page.number, page.group, page.prefix);
-    PieceHead { magic: MAGIC, number, state, prefix, key_group, entries: 0, kind, depth: 0, page_len_kib: 0, zero: 0 }
-}
-
-impl PieceHead {
-    fn page_key(&self) -> PageKey {
+impl ImageHead {
+    /// The page that it is of.
+    pub fn page_key(&self) -> PageKey {
         PageKey { state: self.state, key_group: self.key_group, page: self.number }
     }
 
@@ -116,12 +122,12 @@ impl PieceHead {
         usize::from(self.page_len_kib) << 10
     }
 
-    /// The head of a piece and what follows it.
+    /// The head of an image and what follows it.
     pub fn read(bytes: &[u8]) -> Result<(Self, &[u8]), &'static str> {
-        let (head, rest) = bytes.split_at_checked(HEAD_LEN).ok_or("the piece ends within its head")?;
+        let (head, rest) = bytes.split_at_checked(HEAD_LEN).ok_or("the image ends within its head")?;
         let head: Self = bytemuck::pod_read_unaligned(head);
         if head.magic != MAGIC || head.zero != 0 {
-            return Err("the piece does not begin like one");
+            return Err("the image does not begin like one");
         }
         Ok((head, rest))
     }
@@ -130,7 +136,7 @@ impl PieceHead {
 /// Writes an image of a page whose header holds its head.
 pub(super) fn put_image(out: &mut PieceBuffer, bytes: &PageBytes, layout: Layout) {
     let start = out.len();
-    let head: PieceHead = bytemuck::pod_read_unaligned(&bytes[..HEAD_LEN]);
+    let head: ImageHead = bytemuck::pod_read_unaligned(&bytes[..HEAD_LEN]);
     if head.kind == KIND_PAGE {
         out.append(bytes);
     } else {
@@ -147,38 +153,39 @@ pub(super) fn put_image(out: &mut PieceBuffer, bytes: &PageBytes, layout: Layout
             }
         }
     }
-    out.end_piece(&head, PieceKind::Image, start);
+    let span = HashSpan { prefix: head.prefix, depth: head.depth };
+    out.end_piece(head.page_key(), PieceKind::Image, span, start);
 }
 
 /// A delta being written; it becomes two pieces when it would exceed a page.
 pub(super) struct Delta<'a> {
     out: &'a mut PieceBuffer,
-    head: PieceHead,
+    page: PageKey,
+    entries: u16,
     start: usize,
 }
 
 impl<'a> Delta<'a> {
-    pub fn begin(out: &'a mut PieceBuffer, page: &Page, state: u64) -> Self {
+    pub fn begin(out: &'a mut PieceBuffer, page: PageKey) -> Self {
         let start = out.len();
-        let head = head_of(page, state, KIND_DELTA);
-        out.append(bytemuck::bytes_of(&head));
-        Self { out, head, start }
+        out.append(&[0; DELTA_HEAD_LEN]);
+        Self { out, page, entries: 0, start }
     }
 
     pub fn add(&mut self, slot_word: u16, cell: &[u8]) {
         if self.out.len() - self.start + 2 + cell.len() > PAGE_LEN {
             self.finish_piece();
             self.start = self.out.len();
-            self.head.entries = 0;
-            self.out.append(bytemuck::bytes_of(&self.head));
+            self.entries = 0;
+            self.out.append(&[0; DELTA_HEAD_LEN]);
         }
-        self.head.entries += 1;
+        self.entries += 1;
         self.out.append(&slot_word.to_le_bytes());
         self.out.append(cell);
     }
 
     pub fn end(mut self) {
-        if self.head.entries == 0 {
+        if self.entries == 0 {
             // A page may be listed although all its changes left with a staged image.
             self.out.buffer.set_len(self.start);
         } else {
@@ -187,10 +194,16 @@ impl<'a> Delta<'a> {
     }
 
     fn finish_piece(&mut self) {
-        let head = &mut self.out.buffer.filled_mut()[self.start..self.start + HEAD_LEN];
-        head.copy_from_slice(bytemuck::bytes_of(&self.head));
-        self.out.end_piece(&self.head, PieceKind::Delta, self.start);
+        let head = &mut self.out.buffer.filled_mut()[self.start..self.start + DELTA_HEAD_LEN];
+        head.copy_from_slice(&self.entries.to_le_bytes());
+        self.out.end_piece(self.page, PieceKind::Delta, HashSpan::default(), self.start);
     }
+}
+
+/// How many entries a delta says it has, and what follows.
+pub(super) fn read_delta_head(bytes: &[u8]) -> Result<(u16, &[u8]), &'static str> {
+    let (head, entries) = bytes.split_first_chunk().ok_or("the delta ends within its head")?;
+    Ok((u16::from_le_bytes(*head), entries))
 }
 
 /// One slot as a piece describes it.

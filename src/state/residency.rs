@@ -13,6 +13,7 @@
 use super::directory::{Bucket, NO_PAGE, UNLOADED, without_mark};
 use super::page::{LISTED, PAGE_LEN, PAGE_LEN_STEP, Page, SlotAt, block_size};
 use super::pager::{Pager, sectors_around};
+use super::restore::Check;
 use super::stage::StagedImage;
 use super::table::Table;
 use super::{KeyGroup, KeyGroupRange, StateError};
@@ -51,6 +52,13 @@ struct Place {
     spilled: Option<Spilled>,
     /// The snapshot these dirty bits were for was given up while the page was absent.
     bits_are_stale: bool,
+    /// The page built of the first pieces of its chain, while nobody needs it and the others have yet to be read.
+    arriving: Option<Box<Arriving>>,
+}
+
+struct Arriving {
+    page: Page,
+    pieces: usize,
 }
 
 /// A page in the spill file.
@@ -345,13 +353,14 @@ impl Table {
             }
             table.unreadable(index, what)
         };
+        let key = self.page_key(index);
         let mut pieces = Vec::with_capacity(buffers.len());
         for (piece, buffer) in buffers {
             let piece = piece.as_ref().expect("a page that was not spilled is read from pieces");
             let span = piece.offset..piece.offset + u64::from(piece.len);
             let skip = (piece.offset - sectors_around(span).start) as usize;
             match buffer.filled().get(skip..skip + piece.len as usize) {
-                Some(bytes) if crc32c(bytes) == piece.crc => pieces.push((piece.kind, bytes)),
+                Some(bytes) if key.checksum(bytes) == piece.crc => pieces.push((piece.kind, bytes)),
                 Some(_) => return Err(suspect(self, "its checksum is not the one that was stored".to_owned())),
                 None => return Err(suspect(self, "its file ends before it".to_owned())),
             }
@@ -359,14 +368,27 @@ impl Table {
         self.install(index, &pieces).map_err(|error| suspect(self, error.to_string()))
     }
 
+    pub(super) fn page_key(&self, index: usize) -> PageKey {
+        let page = &self.pages[index];
+        PageKey { state: self.identity.id, key_group: page.group, page: page.number }
+    }
+
     /// Builds a page of its pieces and puts it where it belongs.
     pub(super) fn install(&mut self, index: usize, pieces: &[(PieceKind, &[u8])]) -> Result<(), StateError> {
+        let built = self.page_of_pieces(self.page_key(index), index, pieces, self.check())?;
+        self.put_built(index, built)
+    }
+
+    /// What is to be checked of pages of the restored checkpoint beside the checksums of their pieces.
+    fn check(&self) -> Check {
+        let is_doubted = |pager: Rc<RefCell<Pager>>| pager.borrow().restored().is_some_and(|from| from.is_doubted());
+        if self.pager().is_some_and(is_doubted) { Check::Content } else { Check::Form }
+    }
+
+    fn put_built(&mut self, index: usize, built: Page) -> Result<(), StateError> {
         let old = &self.pages[index];
-        let key = PageKey { state: self.identity.id, key_group: old.group, page: old.number };
-        let span = (old.prefix, old.depth);
-        let built = self.page_of_pieces(key, index, pieces)?;
-        if (built.prefix, built.depth) != span {
-            return Err(self.damaged(key, "the page holds other hashes than the page map says"));
+        if (built.prefix, built.depth) != (old.prefix, old.depth) {
+            return Err(self.damaged(self.page_key(index), "the page holds other hashes than the page map says"));
         }
         let Page { live, used, heap_start, garbage, .. } = built;
         let page = &mut self.pages[index];
@@ -376,6 +398,7 @@ impl Table {
     }
 
     fn show(&mut self, index: usize, block: Block) {
+        self.residency.places[index].arriving = None;
         let page = &mut self.pages[index];
         if page.flags.iter().any(|flags| flags & LISTED != 0) {
             // It was asked for while it was absent: its first change will not be noticed as such.
@@ -671,12 +694,10 @@ impl Table {
         (0..self.directories.groups()).filter(|&at| self.directories.is_unloaded(at)).map(move |at| start + at as u16)
     }
 
-    /// The pages that are only in the restored checkpoint, each with its pieces.
-    pub(super) fn stored_pages(&self) -> impl Iterator<Item = (usize, &[PieceRef])> {
-        let places = self.residency.places.iter().enumerate();
-        places
-            .filter(|&(index, place)| place.spilled.is_none() && !self.is_in(index))
-            .filter_map(|(index, place)| place.chain.as_deref().map(|chain| (index, chain)))
+    /// The pieces of a page that is only in the restored checkpoint.
+    pub(super) fn stored_chain(&self, index: usize) -> Option<&[PieceRef]> {
+        let place = &self.residency.places[index];
+        if place.spilled.is_some() || self.is_in(index) { None } else { place.chain.as_deref() }
     }
 
     /// Whether pages, or what is known of them, are not in memory.
@@ -689,31 +710,31 @@ impl Table {
         self.residency.places.iter_mut().for_each(|place| place.chain = None);
     }
 
-    /// Takes a page in that was read before anybody asked for it, unless it came in otherwise.
-    pub(super) fn take_in_early(
-        &mut self,
-        index: usize,
-        piece: &PieceRef,
-        kind: PieceKind,
-        bytes: &[u8],
-    ) -> Result<(), StateError> {
+    /// Takes in the `nth` piece of a page's chain, read before anybody asked for the page; the others before it were taken in likewise,
+    /// or whoever needs the page reads it.
+    pub(super) fn take_in_early(&mut self, index: usize, nth: usize, bytes: &[u8]) -> Result<(), StateError> {
+        let key = self.page_key(index);
+        let arriving = self.residency.places[index].arriving.take();
+        let Some(chain) = self.stored_chain(index) else { return Ok(()) };
+        let (Some(piece), is_last) = (chain.get(nth).copied(), nth + 1 == chain.len()) else { return Ok(()) };
+        let is_next = arriving.as_ref().map_or(0, |arriving| arriving.pieces) == nth;
         let under_way = self.residency.reading.iter().any(|reading| reading.page as usize == index);
-        let is_whole = self.residency.places[index].chain.as_deref().is_some_and(|chain| chain == [*piece]);
         // Damage is judged by whoever needs the page.
-        if self.is_in(index) || under_way || !is_whole || crc32c(bytes) != piece.crc {
+        if under_way || !is_next || key.checksum(bytes) != piece.crc {
             return Ok(());
         }
-        self.install(index, &[(kind, bytes)])
+        let page = self.page_with_piece(key, index, arriving.map(|arriving| arriving.page), piece.kind, bytes)?;
+        if !is_last {
+            self.residency.places[index].arriving = Some(Box::new(Arriving { page, pieces: nth + 1 }));
+            return Ok(());
+        }
+        self.check_page(&page, self.check()).map_err(|what| self.damaged(key, what))?;
+        self.put_built(index, page)
     }
 
-    /// Starts to read a page that nobody asked for yet. `false`: too many are on their way.
-    pub(super) fn request_early(&mut self, index: usize) -> Result<bool, StateError> {
-        const AHEAD: usize = 16;
-        if self.residency.reading.len() >= AHEAD {
-            return Ok(false);
-        }
-        self.request_page(index)?;
-        Ok(true)
+    /// Gives up pages of which not all pieces have come.
+    pub(super) fn forget_arriving(&mut self) {
+        self.residency.places.iter_mut().for_each(|place| place.arriving = None);
     }
 
     fn unreadable(&self, index: usize, reason: String) -> StateError {

@@ -4,17 +4,28 @@
 //! Not here: the form of a piece (`piece`), finding the pieces (the store).
 //!
 //! Two stages: a piece is applied when its form is sound; whether its content is (keys hash into the page, are reachable, occur once) is
-//! checked in `finish`, when the page is complete.
+//! checked when the page is complete, unless the checksums of its pieces already say that they are what was written.
 
 use super::directory::{Bucket, Directories};
 use super::layout::Layout;
-use super::page::{DELETED, EMPTY, GROUPS_START, Page, Probe, SlotAt, probe, tag_of};
-use super::piece::{self, KIND_DELTA, KIND_ENTRIES, KIND_PAGE, PieceHead, SlotState};
+use super::page::{DELETED, EMPTY, LANES, Page, Probe, SlotAt, probe, tag_of};
+use super::piece::{self, ImageHead, KIND_ENTRIES, KIND_PAGE, SlotState};
 use super::residency::Residency;
 use super::table::{Table, live_slots};
 use super::{KeyGroup, StateError};
 use crate::checkpoint::{PageKey, PieceKind};
+use crate::memory::Block;
 use std::collections::BTreeMap;
+
+/// How much of a page that was built of its pieces is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Check {
+    /// That it has the form of a page. For pieces with the checksums of those that were written, as what was written was such a page:
+    /// otherwise each of its keys would have to be hashed and looked for.
+    Form,
+    /// That every entry is one that the state could have put there.
+    Content,
+}
 
 /// The pages of a table while its pieces arrive.
 #[derive(Default)]
@@ -33,13 +44,9 @@ impl Restoring {
         if key.key_group < table.range.start || key.key_group >= table.range.end {
             return Err(table.foreign(key.key_group));
         }
-        let (head, body) = PieceHead::read(bytes).map_err(|what| table.damaged(key, what))?;
-        if (head.state, head.key_group, head.number) != (key.state, key.key_group, key.page) {
-            return Err(table.damaged(key, "the piece belongs to another page"));
-        }
         match kind {
             PieceKind::Image => {
-                let page = table.page_of_image(key, usize::MAX, &head, bytes, body)?;
+                let page = table.page_of_image(key, usize::MAX, bytes)?;
                 match self.pages.get(&(key.key_group, key.page)) {
                     Some(&index) => table.pages[index] = page,
                     None => {
@@ -52,7 +59,7 @@ impl Restoring {
                 let Some(&index) = self.pages.get(&(key.key_group, key.page)) else {
                     return Err(table.damaged(key, "a delta comes before any image of its page"));
                 };
-                let applied = apply_delta(&mut table.pages[index], table.layout, &head, body);
+                let applied = apply_delta(&mut table.pages[index], table.layout, bytes);
                 applied.map_err(|what| table.damaged(key, what))
             }
         }
@@ -83,7 +90,7 @@ impl Restoring {
         while let Some((&(key_group, number), &index)) = pages.next() {
             let key = PageKey { state: table.identity.id, key_group, page: number };
             let page = &table.pages[index];
-            table.check_page(page).map_err(|what| table.damaged(key, what))?;
+            table.check_page(page, Check::Content).map_err(|what| table.damaged(key, what))?;
             if number as usize != buckets.len() {
                 return Err(table.damaged(key, "the page before it is missing"));
             }
@@ -99,30 +106,40 @@ impl Restoring {
 }
 
 impl Table {
-    /// A page built of its pieces, an image and then deltas, and checked as a whole; `keep` is the page it is going to be.
+    /// A page built of its pieces, an image and then deltas; `keep` is the page it is going to be.
     pub(super) fn page_of_pieces(
         &mut self,
         key: PageKey,
         keep: usize,
         pieces: &[(PieceKind, &[u8])],
+        check: Check,
     ) -> Result<Page, StateError> {
-        let mut page: Option<Page> = None;
+        let mut page = None;
         for &(kind, bytes) in pieces {
-            let (head, body) = PieceHead::read(bytes).map_err(|what| self.damaged(key, what))?;
-            if (head.state, head.key_group, head.number) != (key.state, key.key_group, key.page) {
-                return Err(self.damaged(key, "the piece belongs to another page"));
-            }
-            match (kind, &mut page) {
-                (PieceKind::Image, _) => page = Some(self.page_of_image(key, keep, &head, bytes, body)?),
-                (PieceKind::Delta, Some(page)) => {
-                    apply_delta(page, self.layout, &head, body).map_err(|what| self.damaged(key, what))?;
-                }
-                (PieceKind::Delta, None) => return Err(self.damaged(key, "a delta comes before any image of its page")),
-            }
+            page = Some(self.page_with_piece(key, keep, page, kind, bytes)?);
         }
         let page = page.ok_or_else(|| self.damaged(key, "the page has no pieces"))?;
-        self.check_page(&page).map_err(|what| self.damaged(key, what))?;
+        self.check_page(&page, check).map_err(|what| self.damaged(key, what))?;
         Ok(page)
+    }
+
+    /// What a page becomes with the next of its pieces, not checked as a whole.
+    pub(super) fn page_with_piece(
+        &mut self,
+        key: PageKey,
+        keep: usize,
+        page: Option<Page>,
+        kind: PieceKind,
+        bytes: &[u8],
+    ) -> Result<Page, StateError> {
+        match (kind, page) {
+            (PieceKind::Image, _) => self.page_of_image(key, keep, bytes),
+            (PieceKind::Delta, Some(mut page)) => {
+                apply_delta(&mut page, self.layout, bytes).map_err(|what| self.damaged(key, what))?;
+                Ok(page)
+            }
+            (PieceKind::Delta, None) => Err(self.damaged(key, "a delta comes before any image of its page")),
+        }
     }
 
     pub(super) fn damaged(&self, key: PageKey, what: &'static str) -> StateError {
@@ -135,40 +152,43 @@ impl Table {
         }
     }
 
-    fn page_of_image(
-        &mut self,
-        key: PageKey,
-        keep: usize,
-        head: &PieceHead,
-        bytes: &[u8],
-        body: &[u8],
-    ) -> Result<Page, StateError> {
+    fn page_of_image(&mut self, key: PageKey, keep: usize, bytes: &[u8]) -> Result<Page, StateError> {
+        let (head, body) = ImageHead::read(bytes).map_err(|what| self.damaged(key, what))?;
+        if head.page_key() != key {
+            return Err(self.damaged(key, "the image is of another page"));
+        }
         if head.depth > 63 || (head.prefix << head.depth) != 0 {
             return Err(self.damaged(key, "the page's prefix is longer than its depth"));
         }
         if !self.layout.is_page_len(head.page_len()) {
             return Err(self.damaged(key, "the image is of a page length this state does not use"));
         }
-        let mut page =
-            Page::empty(self.take_block(head.page_len(), keep)?, key.key_group, key.page, head.prefix, head.depth);
-        let filled = match (head.kind, self.layout) {
-            (KIND_PAGE, Layout::Fixed(_)) => fill_whole(&mut page, bytes, head, self.layout),
-            (KIND_ENTRIES, _) => piece::read_entries(body, head.entries, &mut page, self.layout, |page, entry| {
-                if entry.state == SlotState::Empty {
-                    return Err("an image lists an empty slot");
-                }
-                put_entry(page, self.layout, &entry)
-            }),
+        let block = self.take_block(head.page_len(), keep)?;
+        let built = match (head.kind, self.layout) {
+            (KIND_PAGE, Layout::Fixed(_)) => whole_page(block, &head, bytes, self.layout),
+            (KIND_ENTRIES, _) => {
+                let mut page = Page::empty(block, key.key_group, key.page, head.prefix, head.depth);
+                let read = piece::read_entries(body, head.entries, &mut page, self.layout, |page, entry| {
+                    if entry.state == SlotState::Empty {
+                        return Err("an image lists an empty slot");
+                    }
+                    put_entry(page, self.layout, &entry)
+                });
+                read.map(|()| page)
+            }
             _ => Err("the image is of no kind this state writes"),
         };
-        filled.map(|()| page).map_err(|what| self.damaged(key, what))
+        built.map_err(|what| self.damaged(key, what))
     }
 
-    fn check_page(&self, page: &Page) -> Result<(), &'static str> {
+    pub(super) fn check_page(&self, page: &Page, check: Check) -> Result<(), &'static str> {
         let layout = self.layout;
         let bytes = page.bytes();
         if usize::from(page.used) > layout.used_max(bytes) {
             return Err("more slots are in use than a page allows");
+        }
+        if check == Check::Form {
+            return Ok(());
         }
         let grid = layout.grid(bytes);
         for at in live_slots(bytes, layout) {
@@ -193,33 +213,35 @@ impl Table {
     }
 }
 
-fn apply_delta(page: &mut Page, layout: Layout, head: &PieceHead, body: &[u8]) -> Result<(), &'static str> {
-    if head.kind != KIND_DELTA || head.depth != 0 || head.prefix != page.prefix {
-        return Err("the delta does not go with its page");
-    }
+fn apply_delta(page: &mut Page, layout: Layout, bytes: &[u8]) -> Result<(), &'static str> {
+    let (count, entries) = piece::read_delta_head(bytes)?;
     // First all old cells go, then the new ones come: in any other order they might not fit in between.
-    piece::read_entries(body, head.entries, page, layout, |page, entry| {
+    piece::read_entries(entries, count, page, layout, |page, entry| {
         clear_slot(page, layout, entry.at);
         Ok(())
     })?;
-    piece::read_entries(body, head.entries, page, layout, |page, entry| put_entry(page, layout, &entry))
+    piece::read_entries(entries, count, page, layout, |page, entry| put_entry(page, layout, &entry))
 }
 
-fn fill_whole(page: &mut Page, bytes: &[u8], head: &PieceHead, layout: Layout) -> Result<(), &'static str> {
-    if bytes.len() != page.bytes().len() {
+/// A page of an image that is the page itself.
+fn whole_page(mut block: Block, head: &ImageHead, bytes: &[u8], layout: Layout) -> Result<Page, &'static str> {
+    if bytes.len() != block.len() {
         return Err("the image is not as long as a page");
     }
-    page.bytes_mut()[GROUPS_START..].copy_from_slice(&bytes[GROUPS_START..]);
+    block.copy_from_slice(bytes);
+    let PageKey { key_group, page: number, .. } = head.page_key();
+    let mut page = Page::with_block(block, key_group, number, head.prefix, head.depth);
     let grid = layout.grid(page.bytes());
-    (0..grid.groups).for_each(|group| page.set_bits(grid, SlotAt { group, lane: 0 }, 0));
-    let tags = (0..layout.slots(page.bytes())).map(|slot| page.bytes()[grid.tag_offset(SlotAt::of(slot))]);
-    let (mut live, mut used) = (0, 0);
-    tags.for_each(|tag| {
-        live += u16::from(tag > DELETED);
-        used += u16::from(tag != EMPTY);
-    });
-    (page.live, page.used) = (live, used);
-    if used == head.entries { Ok(()) } else { Err("the page does not hold as many entries as its head says") }
+    for at in (0..grid.groups).map(|group| SlotAt { group, lane: 0 }) {
+        page.set_bits(grid, at, 0);
+        let tags = &page.bytes()[grid.tag_offset(at)..][..LANES];
+        let count = |is: fn(&u8) -> bool| tags.iter().map(|tag| u16::from(is(tag))).sum::<u16>();
+        let (live, used) = (count(|tag| *tag > DELETED), count(|tag| *tag != EMPTY));
+        page.live += live;
+        page.used += used;
+    }
+    let is_whole = page.used == head.entries;
+    if is_whole { Ok(page) } else { Err("the page does not hold as many entries as its head says") }
 }
 
 fn clear_slot(page: &mut Page, layout: Layout, at: SlotAt) {

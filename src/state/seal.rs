@@ -75,7 +75,7 @@ impl Table {
         }
         let page = &mut self.pages[entry.page];
         let grid = self.layout.grid(page.bytes());
-        page.set_bits(grid, entry.at, page.bits(grid, entry.at) | Page::bit(entry.at, self.parity));
+        page.mark(grid, entry.at, self.parity, page.bits(grid, entry.at));
     }
 
     /// Stages all that the sealed epoch still needs of a page.
@@ -206,7 +206,7 @@ impl Table {
         self.stage.collect(first_staged);
         let page = &self.pages[index];
         let (bytes, grid) = (page.bytes(), self.layout.grid(page.bytes()));
-        let mut delta = piece::Delta::begin(out, page, self.identity.id);
+        let mut delta = piece::Delta::begin(out, self.page_key(index));
         // The page may have been longer when the epoch was sealed.
         for group in 0..grid.groups.max(self.stage.collected_groups()) {
             let staged = self.stage.collected_lanes(group);

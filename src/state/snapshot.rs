@@ -185,8 +185,7 @@ impl Harvest {
             return Ok(());
         }
         let taken = Buffer::take(arena, WHO, BLOCK_LEN_MIN);
-        let mut buffer = taken.map_err(|source| StateError::SnapshotWithoutMemory { source })?;
-        buffer.pad_to(8);
+        let buffer = taken.map_err(|source| StateError::SnapshotWithoutMemory { source })?;
         let gone = self.gone.drain(..).map(|page| Piece {
             page,
             kind: PieceKind::Image,

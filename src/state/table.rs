@@ -279,7 +279,7 @@ impl Table {
         if sealed || page.flags[parity] & LISTED == 0 || page.flags[1 - parity] & IMAGE != 0 {
             self.touch_first(entry);
         } else {
-            page.set_bits(grid, entry.at, bits | Page::bit(entry.at, parity));
+            page.mark(grid, entry.at, parity, bits);
         }
     }
 

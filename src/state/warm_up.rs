@@ -1,5 +1,9 @@
-//! Brings the restored state into memory in the background, while records already flow: first where pages lie, then the pages, in the
-//! order in which they lie on the disk and a megabyte at a time, until all are in or memory is full.
+//! Brings the restored state into memory in the background, while records already flow: first where pages lie, then their pieces, in the
+//! order in which they lie on the disk and a megabyte at a time, until all pages are in or memory is full.
+//!
+//! Extents are numbered and filled in the order of time, so a page's image comes before its deltas, and these come in the order in which they
+//! are applied: each piece is applied as it comes, and the page is shown with the last one. Where that order does not hold, or a piece cannot be
+//! read, the page is left to whoever needs it.
 //!
 //! Here: what is read next. Not here: building pages (`restore`), pages that a record asks for before their turn (`residency`).
 
@@ -7,20 +11,24 @@ use super::KeyGroupRange;
 use super::StateError;
 use super::backend::{SharedTable, StateBackend};
 use super::pager::{Pager, sectors_around};
-use crate::checkpoint::{PieceKind, PieceRef};
 use crate::io::{Io, IoOutput, IoToken};
 use crate::memory::Buffer;
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::rc::Rc;
 
-/// Blocks of the page map read in one step: some hundred microseconds.
-const MAP_BLOCKS_PER_STEP: usize = 4;
-/// Pages built in one step: some tens of microseconds.
-const PAGES_PER_STEP: usize = 4;
+/// Blocks of the page map read in one step beside those that every key group needs: some hundred microseconds.
+const MAP_BLOCKS_PER_STEP: usize = 1;
+/// Pieces put in order in one step: some tens of microseconds.
+const PIECES_PLANNED_PER_STEP: usize = 512;
+/// Bytes of pieces taken in in one step, some tens of microseconds; each piece counts as some more.
+const BYTES_PER_STEP: usize = 80 << 10;
+const PIECE_COST_BYTES: usize = 512;
 /// The longest read.
 const READ_BYTES_MAX: u64 = 1 << 20;
+/// The pieces that begin in so many bytes of an extent are put in order together, and read at once if no gap divides them.
+const STRETCH_BYTES: u64 = READ_BYTES_MAX - (64 << 10);
 /// Gaps up to this length are read over.
 const GAP_BYTES_MAX: u64 = 16 << 10;
 const READS_IN_FLIGHT_MAX: usize = 4;
@@ -34,26 +42,33 @@ pub(super) enum WarmUp {
 }
 
 /// Reads to do and under way.
+#[derive(Default)]
 pub(super) struct Reads {
+    /// The next page to be planned: of which table, and which of its pages.
+    unplanned: (usize, usize),
+    /// By extent and stretch: what begins there.
+    stretches: BTreeMap<(u32, u64), Vec<InRun>>,
+    /// What is to be read of the stretch that was begun.
     runs: VecDeque<Run>,
-    /// Pages of several pieces: asked for one by one.
-    chained: Vec<(usize, usize)>,
     under_way: VecDeque<(IoToken, Run)>,
-    /// A run that was read, and how many of its pages are taken in.
+    /// A run that was read, and how many of its pieces are taken in.
     arrived: Option<(Buffer, Run, usize)>,
 }
 
-/// Pages that lie side by side.
+/// Pieces that lie side by side.
 struct Run {
     extent: u32,
     span: Range<u64>,
-    pages: Vec<InRun>,
+    pieces: Vec<InRun>,
 }
 
 struct InRun {
-    table: usize,
-    page: usize,
-    piece: PieceRef,
+    offset: u64,
+    len: u32,
+    table: u32,
+    page: u32,
+    /// Its place in the page's chain.
+    nth: u32,
 }
 
 impl StateBackend {
@@ -73,56 +88,22 @@ impl StateBackend {
                         load_some_groups(table, &pager)?;
                         WarmUp::Index
                     }
-                    None => WarmUp::Pages(self.plan_reads()),
+                    None => WarmUp::Pages(Reads::default()),
                 });
                 Ok(true)
             }
             WarmUp::Pages(mut reads) => {
                 let has_room = pager.borrow().has_room();
-                // Pages of several pieces are with their tables, once they are asked for.
-                let is_done =
-                    || reads.is_done() && self.tables.iter().all(|table| table.borrow().reads_under_way() == 0);
-                if !has_room || is_done() {
-                    reads.close(&pager);
+                if !has_room || reads.is_done(&self.tables) {
+                    reads.close(&self.tables, &pager);
                     self.warm_up_ends(&pager);
                     return Ok(true);
                 }
-                let worked = reads.step(&self.tables, &pager)?;
+                let worked = reads.plan(&self.tables) || reads.step(&self.tables, &pager)?;
                 self.warm_up = Some(WarmUp::Pages(reads));
                 Ok(worked)
             }
         }
-    }
-
-    fn plan_reads(&self) -> Reads {
-        let mut pages = Vec::new();
-        let mut chained = Vec::new();
-        for (number, table) in self.tables.iter().enumerate() {
-            for (page, chain) in table.borrow().stored_pages() {
-                match chain {
-                    [piece] => pages.push(InRun { table: number, page, piece: *piece }),
-                    _ => chained.push((number, page)),
-                }
-            }
-        }
-        pages.sort_unstable_by_key(|page| (page.piece.file, page.piece.offset));
-        let mut runs: VecDeque<Run> = VecDeque::new();
-        for page in pages {
-            let piece = page.piece;
-            let span = sectors_around(piece.offset..piece.offset + u64::from(piece.len));
-            match runs.back_mut() {
-                Some(run)
-                    if run.extent == piece.file
-                        && span.start <= run.span.end + GAP_BYTES_MAX
-                        && span.end - run.span.start <= READ_BYTES_MAX =>
-                {
-                    run.span.end = run.span.end.max(span.end);
-                    run.pages.push(page);
-                }
-                _ => runs.push_back(Run { extent: piece.file, span, pages: vec![page] }),
-            }
-        }
-        Reads { runs, chained, under_way: VecDeque::new(), arrived: None }
     }
 
     /// Lets the checkpoint go once nothing more can come from it.
@@ -139,25 +120,50 @@ fn load_some_groups(table: &SharedTable, pager: &Rc<RefCell<Pager>>) -> Result<(
     let mut table = table.borrow_mut();
     let groups: Vec<u16> = table.unloaded_groups().collect();
     let Some(&start) = groups.first() else { return Ok(()) };
-    let mut range = KeyGroupRange { start, end: start + 1 };
-    for &group in &groups[1..] {
-        let wider = KeyGroupRange { start, end: group + 1 };
-        let blocks = pager.borrow().restored().map_or(0, |from| from.map_blocks_of(table.identity.id, wider).len());
-        if blocks > MAP_BLOCKS_PER_STEP {
-            break;
-        }
-        range = wider;
-    }
-    table.load_groups(range)
+    let until = |end: u16| KeyGroupRange { start, end };
+    let id = table.identity.id;
+    let blocks = |groups| pager.borrow().restored().map_or(0, |from| from.map_blocks_of(id, groups).len());
+    // The blocks of small checkpoints are about all key groups: to read them for each again would take long.
+    let blocks_max = blocks(until(start + 1)) + MAP_BLOCKS_PER_STEP;
+    let ends = groups.iter().map(|group| group + 1).take_while(|end| blocks(until(*end)) < blocks_max);
+    let end = ends.last().unwrap_or(start + 1);
+    table.load_groups(until(end))
 }
 
 impl Reads {
-    fn is_done(&self) -> bool {
-        self.runs.is_empty() && self.chained.is_empty() && self.under_way.is_empty() && self.arrived.is_none()
+    fn is_done(&self, tables: &[SharedTable]) -> bool {
+        let nothing_left = self.stretches.is_empty() && self.runs.is_empty();
+        let nothing_read = self.under_way.is_empty() && self.arrived.is_none();
+        // What a record asked for meanwhile is with its table.
+        let nothing_asked = || tables.iter().all(|table| table.borrow().reads_under_way() == 0);
+        self.unplanned.0 == tables.len() && nothing_left && nothing_read && nothing_asked()
+    }
+
+    /// Puts the pieces of some more pages in order. Whether there were any.
+    fn plan(&mut self, tables: &[SharedTable]) -> bool {
+        let (number, first) = self.unplanned;
+        let Some(table) = tables.get(number) else { return false };
+        let table = table.borrow();
+        let mut planned = 0;
+        for page in first..table.pages.len() {
+            self.unplanned = (number, page + 1);
+            let chain = table.stored_chain(page).unwrap_or_default();
+            for (nth, piece) in chain.iter().enumerate() {
+                let (table, page, nth) = (number as u32, page as u32, nth as u32);
+                let begins_there = self.stretches.entry((piece.file, piece.offset / STRETCH_BYTES)).or_default();
+                begins_there.push(InRun { offset: piece.offset, len: piece.len, table, page, nth });
+            }
+            planned += 1 + chain.len();
+            if planned >= PIECES_PLANNED_PER_STEP {
+                return true;
+            }
+        }
+        self.unplanned = (number + 1, 0);
+        true
     }
 
     fn step(&mut self, tables: &[SharedTable], pager: &Rc<RefCell<Pager>>) -> Result<bool, StateError> {
-        let mut worked = self.start_reads(tables, pager)?;
+        let mut worked = self.start_reads(pager);
         if self.arrived.is_none()
             && let Some((token, _)) = self.under_way.front()
             && let Some(answer) = pager.borrow_mut().io.take(*token)
@@ -170,43 +176,25 @@ impl Reads {
             worked = true;
         }
         if let Some((buffer, run, taken)) = &mut self.arrived {
-            let until = run.pages.len().min(*taken + PAGES_PER_STEP);
-            for page in &run.pages[*taken..until] {
-                let skip = (page.piece.offset - run.span.start) as usize;
-                if let Some(bytes) = buffer.filled().get(skip..skip + page.piece.len as usize) {
-                    tables[page.table].borrow_mut().take_in_early(page.page, &page.piece, PieceKind::Image, bytes)?;
+            let mut work_bytes = 0;
+            while let Some(piece) = run.pieces.get(*taken)
+                && work_bytes < BYTES_PER_STEP
+                && pager.borrow().has_room()
+            {
+                let skip = (piece.offset - run.span.start) as usize;
+                if let Some(bytes) = buffer.filled().get(skip..skip + piece.len as usize) {
+                    let mut table = tables[piece.table as usize].borrow_mut();
+                    table.take_in_early(piece.page as usize, piece.nth as usize, bytes)?;
                 }
+                work_bytes += piece.len as usize + PIECE_COST_BYTES;
+                *taken += 1;
             }
-            *taken = until;
-            if until == run.pages.len() {
+            if *taken == run.pieces.len() {
                 self.arrived = None;
             }
             worked = true;
         }
-        Ok(worked)
-    }
-
-    fn start_reads(&mut self, tables: &[SharedTable], pager: &Rc<RefCell<Pager>>) -> Result<bool, StateError> {
-        let mut worked = false;
-        while self.under_way.len() < READS_IN_FLIGHT_MAX
-            && let Some(run) = self.runs.pop_front()
-        {
-            let started = pager.borrow_mut().read_extent(run.extent, run.span.clone());
-            match started {
-                Ok(token) => self.under_way.push_back((token, run)),
-                // No memory for it: what is needed is read when it is touched.
-                Err(_) => self.runs.clear(),
-            }
-            worked = true;
-        }
-        if self.runs.is_empty() && self.under_way.is_empty() && self.arrived.is_none() {
-            while let Some(&(table, page)) = self.chained.last() {
-                if !tables[table].borrow_mut().request_early(page)? {
-                    break;
-                }
-                self.chained.pop();
-                worked = true;
-            }
+        if !worked {
             for table in tables {
                 worked |= table.borrow_mut().collect_pages()?;
             }
@@ -214,9 +202,52 @@ impl Reads {
         Ok(worked)
     }
 
-    fn close(&mut self, pager: &Rc<RefCell<Pager>>) {
+    fn start_reads(&mut self, pager: &Rc<RefCell<Pager>>) -> bool {
+        let mut worked = false;
+        while self.under_way.len() < READS_IN_FLIGHT_MAX
+            && let Some(run) = self.next_run()
+        {
+            let mut pager = pager.borrow_mut();
+            match pager.read_extent(run.extent, run.span.clone()) {
+                Ok(token) => self.under_way.push_back((token, run)),
+                // No memory for it: what is needed is read when it is touched.
+                Err(_) => {
+                    self.runs.clear();
+                    self.stretches.clear();
+                }
+            }
+            // So that the disk is busy while what came before is taken in.
+            pager.io.drive();
+            worked = true;
+        }
+        worked
+    }
+
+    fn next_run(&mut self) -> Option<Run> {
+        if self.runs.is_empty() {
+            let ((extent, _), mut pieces) = self.stretches.pop_first()?;
+            pieces.sort_unstable_by_key(|piece| piece.offset);
+            for piece in pieces {
+                let span = sectors_around(piece.offset..piece.offset + u64::from(piece.len));
+                match self.runs.back_mut() {
+                    Some(run)
+                        if span.start <= run.span.end + GAP_BYTES_MAX
+                            && span.end - run.span.start <= READ_BYTES_MAX =>
+                    {
+                        run.span.end = run.span.end.max(span.end);
+                        run.pieces.push(piece);
+                    }
+                    _ => self.runs.push_back(Run { extent, span, pieces: vec![piece] }),
+                }
+            }
+        }
+        self.runs.pop_front()
+    }
+
+    fn close(&mut self, tables: &[SharedTable], pager: &Rc<RefCell<Pager>>) {
         for (token, _) in self.under_way.drain(..) {
             pager.borrow_mut().io.forget(token);
         }
+        tables.iter().for_each(|table| table.borrow_mut().forget_arriving());
     }
 }

@@ -263,9 +263,10 @@ impl<S: Subject> Run<S> {
             if refuse {
                 return Err(block);
             }
+            let mut end = 0;
             for piece in &block.pieces {
-                assert_eq!(piece.offset % 8, 0);
-                assert!(piece.len <= 16 << 10);
+                assert!(piece.offset >= end && piece.len <= 16 << 10);
+                end = piece.offset + piece.len;
                 let bytes = &block.buffer.filled()[piece.offset as usize..][..piece.len as usize];
                 pending.push((piece.page, piece.kind, bytes.to_vec()));
             }

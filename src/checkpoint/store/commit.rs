@@ -14,7 +14,7 @@ use super::{Active, Advance, CheckpointStore, Extent, Op, Opening, Phase, Queued
 use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::format::{self, BlockKind, BlockPlace, HEADER_BYTES, SECTOR_BYTES};
 use crate::checkpoint::manifest::{Manifest, SnapshotKind, Subtask, Vertex};
-use crate::checkpoint::page_map::{self, ENTRIES_MAX, Entry, MapBlock, MapRange, PieceRef};
+use crate::checkpoint::page_map::{EntriesWriter, Entry, MapBlock, MapRange, PieceRef};
 use crate::checkpoint::snapshot::PageKey;
 use crate::checkpoint::superblock::{COPIES, Superblock};
 use crate::checkpoint::superblock_file::SuperblockCreation;
@@ -204,7 +204,7 @@ impl CheckpointStore {
         let shift = if queued.payload_offset as usize == HEADER_BYTES { HEADER_BYTES } else { 0 };
         for piece in &queued.pieces {
             let start = shift + piece.offset as usize;
-            let crc = format::crc32c(&last.filled()[start..start + piece.len as usize]);
+            let crc = piece.page.checksum(&last.filled()[start..start + piece.len as usize]);
             let offset = block_offset + u64::from(queued.payload_offset) + u64::from(piece.offset);
             let placed = PieceRef { file, len: piece.len, offset, crc, kind: piece.kind, span: piece.span };
             if !self.map.apply(piece.page, placed) {
@@ -213,7 +213,7 @@ impl CheckpointStore {
                 return;
             }
             self.note_chain(piece.page);
-            active.entries.push(Entry::new(piece.page, placed));
+            active.entries.push(Entry { page: piece.page, piece: placed });
         }
     }
 
@@ -224,69 +224,47 @@ impl CheckpointStore {
         active.map_blocks = if all { Vec::new() } else { self.map_blocks.clone() };
         self.map_deltas = if all { 0 } else { self.map_deltas + 1 };
         // A stable sort: the pieces of a page stay in the order in which they are applied.
-        active.entries.sort_by_key(Entry::page);
+        active.entries.sort_by_key(|entry| entry.page);
         active.phase = if all { Phase::MappingAll { last: None } } else { Phase::MappingChanges { next: 0 } };
     }
 
     fn map_all(&mut self, active: &mut Active, last: Option<PageKey>) {
-        let mut entries = Vec::new();
-        let mut reached = None;
-        for (page, chain) in self.map.after(last) {
-            if !entries.is_empty() && entries.len() + chain.len() > ENTRIES_MAX {
-                break;
-            }
-            entries.extend(chain.iter().map(|piece| Entry::new(page, *piece)));
-            reached = Some(page);
-        }
-        if reached.is_some() {
-            active.phase = Phase::MappingAll { last: reached };
-            self.queue_map_block(active, &entries);
-        } else {
-            active.phase = Phase::Manifest;
-        }
+        let mut writer = EntriesWriter::default();
+        let fits = |(page, chain): &(PageKey, &[PieceRef])| writer.push(*page, chain);
+        let reached = self.map.after(last).take_while(fits).last().map(|(page, _)| page);
+        active.phase = match reached {
+            Some(_) => Phase::MappingAll { last: reached },
+            None => Phase::Manifest,
+        };
+        self.queue_map_block(active, writer);
     }
 
     fn map_changes(&mut self, active: &mut Active, next: usize) {
-        let end = active.entries.len().min(next + ENTRIES_MAX);
-        if next < end {
-            active.phase = Phase::MappingChanges { next: end };
-            let entries = active.entries[next..end].to_vec();
-            self.queue_map_block(active, &entries);
-        } else {
-            active.phase = Phase::Manifest;
+        let mut writer = EntriesWriter::default();
+        let rest = &active.entries[next..];
+        let count = rest.iter().take_while(|entry| writer.push(entry.page, &[entry.piece])).count();
+        active.phase = if count > 0 { Phase::MappingChanges { next: next + count } } else { Phase::Manifest };
+        self.queue_map_block(active, writer);
+    }
+
+    fn queue_map_block(&mut self, active: &mut Active, writer: EntriesWriter) {
+        if let Some((payload, map_range)) = writer.finish() {
+            self.queue_payload(active, BlockKind::PageMap, &payload, map_range);
         }
     }
 
-    fn queue_map_block(&mut self, active: &mut Active, entries: &Vec<Entry>) {
-        self.queue_archive(active, BlockKind::PageMap, page_map::encode(entries), page_map::range_of(entries));
-    }
-
-    fn queue_archive(
-        &mut self,
-        active: &mut Active,
-        kind: BlockKind,
-        archive: Result<rkyv::util::AlignedVec, String>,
-        map_range: MapRange,
-    ) {
-        let id = active.plan.id;
-        let archive = match archive {
-            Ok(archive) => archive,
-            Err(reason) => {
-                active.failure.get_or_insert(CheckpointError::Encode { id, reason });
-                return;
-            }
-        };
-        match format::buffers_for(&self.arena, &archive) {
+    fn queue_payload(&mut self, active: &mut Active, kind: BlockKind, payload: &[u8], map_range: MapRange) {
+        match format::buffers_for(&self.arena, payload) {
             Ok(parts) => active.queue.push_back(Queued {
                 parts,
                 kind,
                 payload_offset: HEADER_BYTES as u32,
-                payload_len: archive.len() as u64,
+                payload_len: payload.len() as u64,
                 pieces: Vec::new(),
                 map_range,
             }),
             Err(error) => {
-                active.failure.get_or_insert(CheckpointError::Memory { id, error });
+                active.failure.get_or_insert(CheckpointError::Memory { id: active.plan.id, error });
             }
         }
     }
@@ -322,7 +300,12 @@ impl CheckpointStore {
             manifest.blobs.extend(snapshot.blobs.into_iter().map(Into::into));
         }
         active.phase = Phase::Writing;
-        self.queue_archive(active, BlockKind::Manifest, manifest.encode(), MapRange::default());
+        match manifest.encode() {
+            Ok(archive) => self.queue_payload(active, BlockKind::Manifest, &archive, MapRange::default()),
+            Err(reason) => {
+                active.failure.get_or_insert(CheckpointError::Encode { id: active.plan.id, reason });
+            }
+        }
         active.says = Some(manifest);
     }
 

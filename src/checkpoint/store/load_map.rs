@@ -48,7 +48,7 @@ impl CheckpointStore {
     /// Reads the next blocks of the restored checkpoint's page map, if any are left.
     pub(super) fn load_some_map(&mut self, io: &mut dyn Io) {
         /// Some hundred microseconds.
-        const BLOCKS_PER_STEP: usize = 4;
+        const BLOCKS_PER_STEP: usize = 1;
         self.load_map(io, BLOCKS_PER_STEP);
     }
 

@@ -56,7 +56,7 @@ pub struct StoreOptions {
     pub extent_bytes_max: u64,
     /// Up to how many new bytes a checkpoint is committed with one flush (and verified when it is opened).
     pub one_flush_bytes_max: u64,
-    /// Deltas of one page before an image is asked for.
+    /// Deltas of one page before an image is asked for, however short they are.
     pub deltas_max: usize,
     /// Checkpoints after which the whole page map is written again.
     pub page_map_deltas_max: usize,
@@ -66,7 +66,8 @@ pub struct StoreOptions {
     pub blocks_queued_max: usize,
     /// Bytes of pieces that are asked to move out of nearly dead extents per checkpoint.
     pub move_bytes_max: u64,
-    /// Whether opening verifies every byte of a checkpoint before it is used, not only what it added: after damage was found in it.
+    /// Whether opening verifies every byte of a checkpoint before it is used, not only what it added, and reading its pages checks every
+    /// entry: after damage was found in it.
     pub verify_everything: bool,
     /// How long to wait for another process's lock; `None` takes no lock (simulated disks have none).
     pub lock_patience_ms: Option<u64>,
@@ -79,7 +80,7 @@ impl Default for StoreOptions {
             extent_bytes_min: 4 << 20,
             extent_bytes_max: 64 << 20,
             one_flush_bytes_max: 4 << 20,
-            deltas_max: 8,
+            deltas_max: 64,
             page_map_deltas_max: 16,
             writes_in_flight_max: 8,
             blocks_queued_max: 16,

@@ -127,7 +127,8 @@ impl CheckpointStore {
         self.restored_extents = extents;
         let alive = Arc::new(());
         self.restored_alive = Arc::downgrade(&alive);
-        let restored = Arc::new(RestoredCheckpoint::new(&self.dir, manifest, alive));
+        let restored = RestoredCheckpoint::new(&self.dir, manifest, alive).doubted(self.options.verify_everything);
+        let restored = Arc::new(restored);
         if !self.map_blocks.is_empty() {
             self.loading = Some(MapLoading::new(restored.clone()));
         }

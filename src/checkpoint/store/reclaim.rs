@@ -2,7 +2,12 @@
 //!
 //! Page chains keep old images alive, so extents would rarely become unreachable by themselves. Once they together take
 //! half as much again as what lives in them, and one extent more, those that are less than half alive are emptied, the emptiest first,
-//! a bounded number of bytes per checkpoint, by asking for images of the pages that live there. Long chains are asked for at lengths spread by page, so that they do not all become images at once.
+//! a bounded number of bytes per checkpoint, by asking for images of the pages that live there.
+//!
+//! A page is also due when its deltas together are as long as its image: what is written for a change, which is held in a delta and, once
+//! in a while, in an image, is then about twice the delta, and a restore reads at most two and a half times the state. Many short deltas
+//! are due earlier, by their number: each is a read of its own where one page is wanted alone. Both limits are spread by page, so that
+//! pages that change alike do not all become images at once.
 
 use super::{Background, CheckpointStore, ImagesNeeded};
 use crate::checkpoint::format::{extent_name, superblock_name};
@@ -13,6 +18,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// How many extents are kept to be written again. The blocks of a new file must be entered into the file system's journal when they are
 /// flushed; those of one that was written before need not be.
 const SPARES_MAX: usize = 2;
+
+/// In so many steps, from one to one and a half times its image, a page's deltas may add up before an image is due.
+const SPREAD_BYTES: usize = 8;
 
 impl CheckpointStore {
     /// Which pages the next checkpoint must hand over as images. Ask before every `begin`; costs a walk over the page map
@@ -65,9 +73,16 @@ impl CheckpointStore {
 
     /// Keeps track of pages whose chain is so long that an image is due.
     pub(super) fn note_chain(&mut self, page: PageKey) {
-        let spread = (self.options.deltas_max / 2).max(1);
-        let due = self.options.deltas_max - (page.page as usize + usize::from(page.key_group)) % spread;
-        if self.map.chain(page).len() > due {
+        let spread = page.page as usize + usize::from(page.key_group);
+        let Some((image, deltas)) = self.map.chain(page).split_first() else {
+            self.long_chains.remove(&page);
+            return;
+        };
+        let deltas_due = self.options.deltas_max - spread % (self.options.deltas_max / 2).max(1);
+        let image_bytes = u64::from(image.len);
+        let bytes_due = image_bytes + image_bytes * (spread % SPREAD_BYTES) as u64 / (2 * SPREAD_BYTES) as u64;
+        let delta_bytes: u64 = deltas.iter().map(|delta| u64::from(delta.len)).sum();
+        if deltas.len() >= deltas_due || delta_bytes >= bytes_due {
             self.long_chains.insert(page);
         } else {
             self.long_chains.remove(&page);
