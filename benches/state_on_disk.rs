@@ -7,7 +7,7 @@
 //!  windows        Generator -> key_by -> tumbling sum whose one window is four times the memory budget, against the same in memory
 //! ```
 //! Limits: a process that only starts; reading a file from front to back past the page cache; reading 16 KiB pages of it at random, 32 at
-//! a time. Without the right to drop the page cache only what is read past it is cold, which is all but directories.
+//! a time. `--only=restart`, `spill` or `windows` runs a part, `--state-mib=N` other sizes. Without the right to drop the page cache only what is read past it is cold, which is all but directories.
 #![allow(clippy::disallowed_methods, reason = "a bench reads clocks and files itself")]
 
 #[path = "support/median.rs"]
@@ -60,13 +60,35 @@ fn main() {
         return child(Path::new(&dir));
     }
     let mut bench = Bench::start("state_on_disk");
-    let sizes: &[u64] = if bench.is_quick() { &[16, 64] } else { &[64, 1024, 4096] };
+    let only = std::env::args().find_map(|arg| Some(arg.strip_prefix("--only=")?.to_owned()));
+    let runs_part = |part: &str| only.as_ref().is_none_or(|only| only == part);
+    if runs_part("restart") {
+        restarts(&mut bench);
+    }
+    let (budget_mib, seconds) = if bench.is_quick() { (32, 2) } else { (256, 20) };
+    if runs_part("spill") {
+        spill(&mut bench, budget_mib, Duration::from_secs(seconds));
+    }
+    // Takes minutes: each record and each firing waits for the disk.
+    if runs_part("windows") && !bench.is_quick() {
+        windows(&mut bench, 8);
+    }
+    bench.finish();
+}
+
+fn restarts(bench: &mut Bench) {
+    let asked: Vec<u64> = std::env::args().filter_map(|arg| arg.strip_prefix("--state-mib=")?.parse().ok()).collect();
+    let sizes: &[u64] = match (asked.is_empty(), bench.is_quick()) {
+        (false, _) => &asked,
+        (true, true) => &[16, 64],
+        (true, false) => &[64, 1024, 4096],
+    };
     let mut first_results = Vec::new();
     for &mib in sizes {
         let dir = directory(&format!("restart-{mib}"));
         fill(&dir, mib * MIB / BYTES_PER_KEY);
-        first_results.push(first_result(&mut bench, mib, &dir));
-        full_speed(&mut bench, mib, &dir);
+        first_results.push(first_result(bench, mib, &dir));
+        full_speed(bench, mib, &dir);
         let _ = std::fs::remove_dir_all(&dir);
     }
     let (least, most) =
@@ -76,10 +98,6 @@ fn main() {
         goal: Some(1.5),
         ..Figure::new("first result, slowest size over fastest", "median", most, "ms")
     });
-    let (budget_mib, seconds) = if bench.is_quick() { (32, 2) } else { (256, 20) };
-    spill(&mut bench, budget_mib, Duration::from_secs(seconds));
-    windows(&mut bench, budget_mib / 4);
-    bench.finish();
 }
 
 /// Three windows, each with a sum for every key: how many records a second, firing included.

@@ -203,7 +203,13 @@ fn work(shared: &Shared) {
             return;
         };
         state.is_copying = true;
-        last_attempts += u32::from(state.is_ending);
+        if state.is_ending {
+            if last_attempts == 0 {
+                // The job waits for it now.
+                retry = RETRY_MIN;
+            }
+            last_attempts += 1;
+        }
         drop(state);
         let put = runtime.block_on(shared.place.put(&files, RETAINED, &mut known));
         let mut state = shared.lock();
