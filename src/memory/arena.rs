@@ -220,8 +220,8 @@ impl Carved {
     /// Cuts up the smallest larger block there is, of at most this size. Whether there is a block of the size asked for now.
     fn cut_larger(&mut self, size: BlockSize, at_most: BlockSize) -> bool {
         let mut larger = BlockSize::ALL.into_iter().filter(|larger| size < *larger && *larger <= at_most);
-        let Some(larger) = larger.find(|larger| !self.free[*larger as usize].is_empty()) else { return false };
-        let FreeBlock(start) = self.free[larger as usize].pop().expect("it is not empty");
+        let smallest = larger.find_map(|larger| Some((self.free[larger as usize].pop()?, larger)));
+        let Some((FreeBlock(start), larger)) = smallest else { return false };
         self.cut(start, larger.bytes(), size);
         true
     }

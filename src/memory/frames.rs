@@ -23,13 +23,15 @@ impl Frames {
     /// Calls `each` with offset and size of blocks that together are the free frames: as many as possible of `size`, none larger, the rest
     /// in sizes that are powers of two. Blocks begin at multiples of their size, those of 12 KiB anywhere.
     pub fn each_block(&self, size: BlockSize, mut each: impl FnMut(usize, BlockSize)) {
-        let mut at = 0;
+        let (mut at, mut end) = (0, 0);
         while at < FRAMES {
-            let free = self.0[at..].iter().take_while(|&&free| free).count();
+            if at >= end {
+                end = at + self.0[at..].iter().take_while(|&&free| free).count();
+            }
             let fits = |other: &BlockSize| {
                 let frames = other.bytes() / FRAME_LEN;
                 let is_aligned = frames.is_power_of_two() && at.is_multiple_of(frames);
-                *other <= size && frames <= free && (is_aligned || *other == size && size == BlockSize::K12)
+                *other <= size && at + frames <= end && (is_aligned || *other == size && size == BlockSize::K12)
             };
             match BlockSize::ALL.into_iter().rev().find(fits) {
                 Some(block) => {
