@@ -100,7 +100,7 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
         change: impl FnOnce(Option<V>) -> Option<V>,
     ) -> Result<(), StateError> {
         let address = composite(&mut self.scratch, key, namespace);
-        update(&mut self.table.borrow_mut(), const { Self::LAYOUT }, address, change).map(drop)
+        update(&mut self.table.borrow_mut(), const { Self::LAYOUT }, address, change)
     }
 
     /// Removes the value; answers whether there was one.

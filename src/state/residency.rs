@@ -522,14 +522,13 @@ impl Table {
         const NEAR: usize = 64;
         const LESS_NEAR: usize = 512;
         let (count, hand) = (self.pages.len(), self.residency.hand);
-        let from_hand = |steps: usize| (0..count.min(steps)).map(move |step| (hand + step) % count);
-        let is_unchanged = |index: usize| self.pages[index].flags.iter().all(|flags| flags & LISTED == 0);
-        let victim = from_hand(NEAR)
-            .find(|&index| self.may_leave(index, keep, len) && is_unchanged(index))
-            .or_else(|| from_hand(LESS_NEAR).find(|&index| self.may_leave(index, keep, len)))
-            .or_else(|| {
-                from_hand(if len.is_none() { count } else { 0 }).find(|&index| self.may_leave(index, keep, len))
-            })?;
+        let may_leave = |steps: usize| {
+            let from_hand = (0..count.min(steps)).map(move |step| (hand + step) % count);
+            from_hand.filter(|&index| self.may_leave(index, keep, len))
+        };
+        let is_unchanged = |index: &usize| self.pages[*index].flags.iter().all(|flags| flags & LISTED == 0);
+        let far = if len.is_some() { LESS_NEAR } else { count };
+        let victim = may_leave(NEAR).find(is_unchanged).or_else(|| may_leave(far).next())?;
         self.residency.hand = (victim + 1) % count;
         Some(victim)
     }

@@ -153,7 +153,7 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
     /// `change` must not use this state.
     #[inline]
     pub fn update(&self, key: &Hashed<K>, change: impl FnOnce(Option<V>) -> Option<V>) -> Result<(), StateError> {
-        update(&mut self.table.borrow_mut(), const { Self::LAYOUT }, Self::address(key), change).map(drop)
+        update(&mut self.table.borrow_mut(), const { Self::LAYOUT }, Self::address(key), change)
     }
 
     /// Updates many keys, one after the other in their order; `change` gets the index of each among `keys`. With fixed lengths the
