@@ -272,8 +272,7 @@ impl Control {
             while let Some(SlotEvent::TaskLeft { name, exit, .. }) = slot.next_event() {
                 let Some(of) = self.names.remove(&name) else { continue };
                 if let TaskExit::Panicked(message) = exit {
-                    let reason = format!("it panicked: {message}");
-                    let failure = OperatorFailure { operator: name.to_string(), reason, is_permanent: false };
+                    let failure = OperatorFailure::new(&*name, format!("it panicked: {message}"));
                     self.task_manager.on_task_failed(of.task, of.attempt, failure);
                 }
             }
@@ -440,7 +439,7 @@ impl Control {
             }
             if is_restart && let Err(error) = job.reopen_store(io) {
                 let reason = format!("the state directory cannot be opened again: {error}");
-                let failure = OperatorFailure { operator: "checkpoint".to_owned(), reason, is_permanent: false };
+                let failure = OperatorFailure::new("checkpoint", reason);
                 return self.task_manager.on_task_failed(task, attempt, failure);
             }
         }

@@ -52,10 +52,7 @@ impl JobRuntime {
                     Ok(Err(error)) => error.to_string(),
                     Err(_) => "a function panicked while the task was being built".to_owned(),
                 };
-                reports.send(TaskReport::Failed(
-                    of,
-                    OperatorFailure { operator: name, reason: failure, is_permanent: false },
-                ));
+                reports.send(TaskReport::Failed(of, OperatorFailure::new(name, failure)));
             });
         }
         self.forget_restored();

@@ -62,8 +62,7 @@ impl JobManager {
         let running = job.state == JobState::Running;
         match state {
             TaskState::Failed => {
-                let (operator, reason) = ("?".to_owned(), "no reason was given".to_owned());
-                let failure = OperatorFailure { operator, reason, is_permanent: false };
+                let failure = OperatorFailure::new("?", "no reason was given");
                 self.on_failure_report(task, attempt, &failure, now_ns);
             }
             TaskState::Canceled if running => {

@@ -208,7 +208,7 @@ impl World {
 }
 
 fn failure(reason: &str) -> OperatorFailure {
-    OperatorFailure { operator: "parse".to_owned(), reason: reason.to_owned(), is_permanent: false }
+    OperatorFailure::new("parse", reason)
 }
 
 /// `source` x 1 and `count` x 2, 60 MiB, restarted after exactly 1 s for ever, without periodic checkpoints.

@@ -77,6 +77,13 @@ pub struct OperatorFailure {
     pub is_permanent: bool,
 }
 
+impl OperatorFailure {
+    /// A failure after which the job may be tried again.
+    pub fn new(operator: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { operator: operator.into(), reason: reason.into(), is_permanent: false }
+    }
+}
+
 /// Collects the small states of a chain's operators at a barrier.
 pub struct SnapshotBuilder {
     /// The checkpoint.

@@ -215,7 +215,7 @@ impl TaskManager {
             None => None,
         };
         if let Some(reason) = refusal {
-            let failure = OperatorFailure { operator: "(deployment)".to_owned(), reason, is_permanent: false };
+            let failure = OperatorFailure::new("(deployment)", reason);
             return self.send(ToJobManager::FailureReport { task, attempt, failure });
         }
         self.tasks.insert(task, Entry { attempt, slot, state: TaskState::Deploying });
@@ -297,7 +297,7 @@ mod tests {
 
     /// One task of job 1 running in slot 0.
     fn boom() -> OperatorFailure {
-        OperatorFailure { operator: "parse".to_owned(), reason: "boom".to_owned(), is_permanent: false }
+        OperatorFailure::new("parse", "boom")
     }
 
     fn running() -> TaskManager {
