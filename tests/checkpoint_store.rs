@@ -275,10 +275,10 @@ fn a_failing_removal_never_fails_the_job() {
 /// took the old entries for damage.
 #[test]
 fn entries_of_the_page_map_that_later_ones_replace_may_name_extents_that_are_gone() {
-    let options = StoreOptions { page_map_deltas_max: 1000, ..small_options() };
+    let options = StoreOptions { page_map_deltas_max: 1000, deltas_max: 2, ..small_options() };
     let mut job = Job::start(MemoryDisk::default(), options).unwrap();
     job.checkpoint(&pages(400), 0);
-    // The pages of the first extents change until nothing of them is needed; few of many, so that the base of the map stays.
+    // All pages get other images, few at a time, so that the base of the map stays when the extents it names are gone.
     for round in 1..60 {
         let changed: Vec<PageKey> = pages(400).into_iter().skip(usize::from(round) * 20 % 400).take(40).collect();
         job.checkpoint(&changed, round);

@@ -252,24 +252,17 @@ fn what_changes_in_restored_pages_survives_their_leaving_also_when_images_of_the
 /// A page that could not be written is lost with its task, which starts again from a checkpoint; it must not be waited for.
 #[test]
 fn a_spill_file_that_cannot_be_written_ends_the_task_and_is_not_waited_for() {
+    const KEYS: u64 = 120_000;
     let state = small();
-    let mut key = 0;
-    while !state.backend.has_absent() {
-        state.put(key, value(key, 1));
-        key += 1;
-    }
-    let under = Some(PathBuf::from("/state"));
-    let fault = DiskFault::Eio;
+    (0..KEYS).for_each(|key| state.put(key, value(key, 1)));
+    assert!(state.backend.has_absent());
+    // Reads go on working: what fails is noticed only when a page that was not written is wanted.
+    let (under, fault) = (Some(PathBuf::from("/state")), DiskFault::Enospc);
     state.disk.inject(InjectedFault { at_operation: state.disk.operations(), repeat: Repeat::Forever, fault, under });
-    let ended = catch_unwind(AssertUnwindSafe(|| {
-        for key in 0..KEYS {
-            let hashed = state.backend.key_context().hash(&key);
-            if let Err(error) = state.values.put(&hashed, &value(key, 2)) {
-                return error.to_string();
-            }
-        }
-        String::new()
-    }));
-    let reason = ended.unwrap_or_else(|panic| *panic.downcast::<String>().unwrap());
-    assert!(reason.contains("\"values\" of operator \"count\""), "{reason}");
+    let ended = catch_unwind(AssertUnwindSafe(|| (0..2 * KEYS).for_each(|n| drop(state.get(n % KEYS)))));
+    let reason = *ended.expect_err("a page is lost").downcast::<String>().unwrap();
+    assert!(
+        reason.contains("\"values\" of operator \"count\"") && reason.contains("other bytes than were written"),
+        "{reason}"
+    );
 }
