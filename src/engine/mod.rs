@@ -9,12 +9,14 @@ mod deploy;
 mod handle;
 mod host;
 mod job_runtime;
+mod local;
 mod options;
 mod savepoints;
 mod stepped;
 
 pub use builder::{Engine, EngineBuilder, EngineError};
 pub use handle::{JobError, JobHandle, JobOutcome};
+pub use local::LocalEngine;
 pub use host::{CheckpointFigures, JobStatus};
 pub use options::{CheckpointOptions, FromSavepoint, JobOptions, SubmitError};
 pub use savepoints::{JobSavepointError, PendingSavepoint};

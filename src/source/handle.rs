@@ -5,10 +5,10 @@
 
 use super::reader::{ReadContext, ReadStatus, Source, SourceError, SplitReader};
 use crate::io::Io;
-use crate::slot::Doorbell;
+use crate::slot::{Doorbell, Doorbells};
 use crossbeam_queue::ArrayQueue;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How often a blocked push tries again at once, and then how often it yields before it sleeps.
@@ -53,18 +53,7 @@ struct Shared<T> {
     queue: ArrayQueue<(T, u64)>,
     is_closed: AtomicBool,
     is_abandoned: AtomicBool,
-    bells: Bells,
-}
-
-/// Doorbells of all slots that ever read, in a list that only grows: rung without a lock. Ringing one of an ended slot does no harm.
-#[derive(Default)]
-struct Bells {
-    first: OnceLock<Box<BellNode>>,
-}
-
-struct BellNode {
-    bell: Arc<Doorbell>,
-    next: OnceLock<Box<BellNode>>,
+    bells: Doorbells,
 }
 
 /// Dropped with the last handle.
@@ -80,7 +69,7 @@ impl<T: Send + 'static> PushSource<T> {
             queue: ArrayQueue::new(capacity.max(1)),
             is_closed: AtomicBool::new(false),
             is_abandoned: AtomicBool::new(false),
-            bells: Bells::default(),
+            bells: Doorbells::default(),
         });
         let source = Self { shared: shared.clone(), _guard: Arc::new(ReadingEnd(shared.clone())) };
         (source, PushHandle { shared: shared.clone(), _guard: Arc::new(PushingEnd(shared)) })
@@ -161,27 +150,6 @@ impl<T> Drop for PushingEnd<T> {
 impl<T> Drop for ReadingEnd<T> {
     fn drop(&mut self) {
         self.0.is_abandoned.store(true, Ordering::Release);
-    }
-}
-
-impl Bells {
-    fn add(&self, bell: &Arc<Doorbell>) {
-        let mut place = &self.first;
-        loop {
-            let node = place.get_or_init(|| Box::new(BellNode { bell: bell.clone(), next: OnceLock::new() }));
-            if Arc::ptr_eq(&node.bell, bell) {
-                return;
-            }
-            place = &node.next;
-        }
-    }
-
-    fn ring(&self) {
-        let mut node = self.first.get();
-        while let Some(BellNode { bell, next }) = node.map(|node| &**node) {
-            bell.ring();
-            node = next.get();
-        }
     }
 }
 
