@@ -159,12 +159,13 @@ impl<E, R> CallFuture<E, R> {
     }
 
     fn poll_with(&mut self, waker: &Waker) -> Poll<Result<R, CallError>> {
-        if let Stage::Waiting(event) = std::mem::replace(&mut self.stage, Stage::Ended) {
-            match self.begin(event, waker) {
-                Ok(stage) => self.stage = stage,
+        self.stage = match std::mem::replace(&mut self.stage, Stage::Ended) {
+            Stage::Waiting(event) => match self.begin(event, waker) {
+                Ok(stage) => stage,
                 Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
+            },
+            other => other,
+        };
         match &mut self.stage {
             Stage::Waiting(_) => Poll::Pending,
             Stage::UnderWay(pending) => pending.poll_with(waker),
