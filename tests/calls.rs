@@ -107,14 +107,12 @@ fn calls_of_many_threads_are_answered_with_the_state_of_their_keys() {
 fn calls_of_one_key_take_effect_in_the_order_in_which_they_were_handed_over() {
     let engine = engine(2);
     let job = Job::new("order");
-    let calls = job.calls("calls", |(key, _): &(u64, u64)| *key).answer_from_value(
-        "last",
-        |last: &mut u64, (_, n): &(u64, u64)| std::mem::replace(last, *n),
-    );
+    let calls = job
+        .calls("calls", |(key, _): &(u64, u64)| *key)
+        .answer_from_value("last", |last: &mut u64, (_, n): &(u64, u64)| std::mem::replace(last, *n));
     engine.submit(job, JobOptions::default()).unwrap();
     assert!(calls.wait_ready(SOON));
-    let mut pending: Vec<_> =
-        (1..=900).map(|n| calls.try_call((n % 3, n), Durability::None).unwrap()).collect();
+    let mut pending: Vec<_> = (1..=900).map(|n| calls.try_call((n % 3, n), Durability::None).unwrap()).collect();
     for (n, pending) in (1u64..).zip(pending.drain(..)) {
         assert_eq!(pending.wait().unwrap(), n.saturating_sub(3));
     }
@@ -129,7 +127,10 @@ fn a_call_before_the_job_runs_is_refused_or_waits() {
         calls.call_within(7, Durability::None, Duration::from_millis(5)),
         Err(CallError::TimedOut { waited: Duration::from_millis(5), effect: Effect::None })
     );
-    let early = { let calls = calls.clone(); std::thread::spawn(move || calls.call(7)) };
+    let early = {
+        let calls = calls.clone();
+        std::thread::spawn(move || calls.call(7))
+    };
     let engine = engine(1);
     engine.submit(job, JobOptions::default()).unwrap();
     assert_eq!(early.join().unwrap(), Ok(1));
@@ -146,7 +147,10 @@ fn a_full_queue_gives_the_event_back_and_a_waiting_call_gets_its_turn() {
     assert_eq!(enters.recv(), Ok(1));
     let second = calls.try_call(2, Durability::None).unwrap();
     assert_eq!(calls.try_call(3, Durability::None).err(), Some(TryCallError::QueueFull { event: 3, capacity: 1 }));
-    let third = { let calls = calls.clone(); std::thread::spawn(move || calls.call(3)) };
+    let third = {
+        let calls = calls.clone();
+        std::thread::spawn(move || calls.call(3))
+    };
     (0..3).for_each(|_| leaves.send(()).unwrap());
     assert_eq!((first.wait(), second.wait(), third.join().unwrap()), (Ok(1), Ok(2), Ok(3)));
 }
@@ -308,10 +312,11 @@ fn a_call_is_a_future_under_any_runtime() {
 fn futures_wait_for_room_without_being_lost() {
     let engine = engine(1);
     let job = Job::new("room");
-    let calls = job.calls("calls", |key: &u64| *key).queue(2).under_way(3).answer_from_value("n", |n: &mut u64, _: &u64| {
-        *n += 1;
-        *n
-    });
+    let calls =
+        job.calls("calls", |key: &u64| *key).queue(2).under_way(3).answer_from_value("n", |n: &mut u64, _: &u64| {
+            *n += 1;
+            *n
+        });
     engine.submit(job, JobOptions::default()).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let last = runtime.block_on(async {
@@ -496,7 +501,10 @@ fn on_the_calling_thread_a_call_is_answered_in_place() {
     let handle = engine.submit(job, JobOptions::default()).unwrap();
     let replies: Vec<u64> = (0..100u64).map(|n| engine.call(&calls, n % 10).unwrap()).collect();
     assert_eq!(replies, (0..100).map(|n| n / 10 + 1).collect::<Vec<u64>>());
-    let other = { let calls = calls.clone(); std::thread::spawn(move || calls.call(3)) };
+    let other = {
+        let calls = calls.clone();
+        std::thread::spawn(move || calls.call(3))
+    };
     while !other.is_finished() {
         engine.run_for(Duration::from_millis(1));
     }

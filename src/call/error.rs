@@ -15,7 +15,9 @@ impl std::fmt::Display for Effect {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::None => "it has no effect: call again if you like",
-            Self::Possible => "it may have taken effect: call again only what may happen twice, or with an id of your own",
+            Self::Possible => {
+                "it may have taken effect: call again only what may happen twice, or with an id of your own"
+            }
         })
     }
 }
@@ -41,7 +43,9 @@ pub enum CallError {
         effect: Effect,
     },
     /// A reply after commit was asked of a job without checkpoints.
-    #[error("a job without checkpoints commits nothing: submit it with `JobOptions::checkpoints`, or call with `Durability::None`")]
+    #[error(
+        "a job without checkpoints commits nothing: submit it with `JobOptions::checkpoints`, or call with `Durability::None`"
+    )]
     NotDurable,
 }
 
@@ -67,7 +71,9 @@ pub enum TryCallError<E> {
         capacity: usize,
     },
     /// This handle has as many calls under way as it may, unread replies included.
-    #[error("{under_way_max} calls of this handle are under way or unread: read their replies first, or clone the handle")]
+    #[error(
+        "{under_way_max} calls of this handle are under way or unread: read their replies first, or clone the handle"
+    )]
     TooManyUnderWay {
         /// The event.
         event: E,

@@ -2,10 +2,10 @@
 
 use super::error::{CallError, TryCallError};
 use super::head::service_id;
-use super::pending::{CallFuture, PendingCall, Waiting};
+use super::pending::{CallFuture, PendingCall};
 use super::service::Service;
 use super::table::Table;
-use crate::slot::AllowedCpus;
+use crate::slot::{AllowedCpus, HostWait};
 use crate::time::{Clock, MachineClock};
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,7 +86,7 @@ impl<E, R> CallHandle<E, R> {
 
     /// Waits until the job takes calls, at most so long; whether it does. It goes on taking them while it restarts.
     pub fn wait_ready(&self, at_most: Duration) -> bool {
-        let waiting = Waiting::until(Some(at_most));
+        let waiting = HostWait::new(Some(at_most));
         waiting.block_on(|waker| {
             self.service.room.wait_with(waker);
             (self.service.is_running() || self.service.has_ended()).then_some(())

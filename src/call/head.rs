@@ -224,7 +224,7 @@ where
             }
         }
         if taken > 0 {
-            self.serving.0.room.made();
+            self.serving.0.room.wake();
         }
         if answered > 0 {
             let now_ns = self.clock.monotonic_ns();

@@ -22,7 +22,6 @@ mod head;
 mod held;
 mod pending;
 mod reply_slot;
-mod room;
 mod service;
 mod table;
 

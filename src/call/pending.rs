@@ -5,12 +5,12 @@ use super::handle::{Durability, may_spin};
 use super::reply_slot::ReplySlot;
 use super::service::Service;
 use super::table::Table;
+use crate::slot::HostWait;
 use crate::time::{Clock, MachineClock};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 /// How often a blocked caller looks before it sleeps: some ten microseconds, about what waking it costs.
@@ -83,7 +83,7 @@ impl<R> PendingCall<R> {
         if let Some(result) = self.try_take() {
             return result;
         }
-        let waited = Waiting::from(begun_ns, at_most).block_on(|waker| match self.poll_with(waker) {
+        let waited = HostWait::from(begun_ns, at_most).block_on(|waker| match self.poll_with(waker) {
             Poll::Ready(result) => Some(result),
             Poll::Pending => None,
         });
@@ -145,7 +145,7 @@ impl<E, R> CallFuture<E, R> {
     }
 
     pub(super) fn wait_from(mut self, begun_ns: u64, at_most: Option<Duration>) -> Result<R, CallError> {
-        let waited = Waiting::from(begun_ns, at_most).block_on(|waker| match self.poll_with(waker) {
+        let waited = HostWait::from(begun_ns, at_most).block_on(|waker| match self.poll_with(waker) {
             Poll::Ready(result) => Some(result),
             Poll::Pending => None,
         });
@@ -221,59 +221,5 @@ impl<E, R> Future for CallFuture<E, R> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.poll_with(cx.waker())
-    }
-}
-
-/// How long a blocked thread waits.
-pub(super) struct Waiting {
-    deadline_ns: Option<u64>,
-}
-
-/// Wakes a thread that blocks.
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-thread_local! {
-    /// Made once per thread: a call that sleeps allocates nothing either.
-    static UNPARK_SELF: Waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-}
-
-impl Waiting {
-    pub(super) fn until(at_most: Option<Duration>) -> Self {
-        Self::from(MachineClock.monotonic_ns(), at_most)
-    }
-
-    fn from(begun_ns: u64, at_most: Option<Duration>) -> Self {
-        Self { deadline_ns: at_most.map(|at_most| begun_ns.saturating_add(at_most.as_nanos() as u64)) }
-    }
-
-    /// Asks `poll` until it has something, sleeping in between; `None` once the time is over.
-    pub(super) fn block_on<T>(&self, mut poll: impl FnMut(&Waker) -> Option<T>) -> Option<T> {
-        UNPARK_SELF.with(|waker| {
-            loop {
-                if let Some(value) = poll(waker) {
-                    return Some(value);
-                }
-                match self.deadline_ns {
-                    None => std::thread::park(),
-                    Some(deadline_ns) => {
-                        let left_ns = deadline_ns.saturating_sub(MachineClock.monotonic_ns());
-                        if left_ns == 0 {
-                            return None;
-                        }
-                        std::thread::park_timeout(Duration::from_nanos(left_ns));
-                    }
-                }
-            }
-        })
     }
 }

@@ -203,7 +203,15 @@ mod tests {
         let (slot, woken, reply) = (Arc::new(ReplySlot::new()), Arc::new(Woken::default()), Arc::new(()));
         let waker = Waker::from(woken.clone());
         let mut ticket = Some(slot.issue());
-        let mut outcome = Outcome { slot: slot.clone(), reply: reply.clone(), worked_on: false, effect: None, seen: None, slept: false, woken: false };
+        let mut outcome = Outcome {
+            slot: slot.clone(),
+            reply: reply.clone(),
+            worked_on: false,
+            effect: None,
+            seen: None,
+            slept: false,
+            woken: false,
+        };
         for step in steps {
             match step {
                 Step::Take => outcome.worked_on = ticket.as_ref().unwrap().take(),

@@ -7,9 +7,8 @@ use super::error::{CallError, TryCallError};
 use super::handle::Durability;
 use super::held::Held;
 use super::reply_slot::{ReplySlot, Ticket};
-use super::room::Room;
 use crate::record::{Key, KeySelector};
-use crate::slot::{Doorbell, Doorbells};
+use crate::slot::{Doorbell, Doorbells, HostWaiters};
 use crate::state::KeyGroup;
 use crate::time::Clock;
 use crossbeam_queue::ArrayQueue;
@@ -24,7 +23,7 @@ pub(crate) struct Service<E, R> {
     /// How many handles there are; none and no more: no further call can come.
     handles: AtomicUsize,
     has_ended: AtomicBool,
-    pub(super) room: Room,
+    pub(super) room: HostWaiters,
 }
 
 /// How much may wait.
@@ -74,7 +73,7 @@ impl<E, R> Service<E, R> {
             routes: OnceLock::new(),
             handles: AtomicUsize::new(0),
             has_ended: AtomicBool::new(false),
-            room: Room::default(),
+            room: HostWaiters::default(),
         }
     }
 
@@ -87,7 +86,7 @@ impl<E, R> Service<E, R> {
             clock: serving.clock.clone(),
         });
         routes.lanes[subtask as usize].bells.add(serving.doorbell);
-        self.room.made();
+        self.room.wake();
     }
 
     /// The lane of a subtask that attends.
@@ -119,7 +118,11 @@ impl<E, R> Service<E, R> {
         origin_ns: u64,
     ) -> Result<(), TryCallError<E>> {
         let Some(routes) = self.routes.get() else {
-            return Err(if self.has_ended() { TryCallError::JobEnded { event } } else { TryCallError::NotRunning { event } });
+            return Err(if self.has_ended() {
+                TryCallError::JobEnded { event }
+            } else {
+                TryCallError::NotRunning { event }
+            });
         };
         if self.has_ended() {
             return Err(TryCallError::JobEnded { event });
@@ -172,7 +175,7 @@ impl<E, R> Service<E, R> {
             lane.orphans().give_up();
         }
         self.refuse_waiting();
-        self.room.made();
+        self.room.wake();
     }
 
     fn refuse_waiting(&self) {

@@ -1,14 +1,14 @@
 //! The reply slots of one handle: made with it, so that no call allocates, and as many as it may have calls under way.
 
 use super::reply_slot::ReplySlot;
-use super::room::Room;
+use crate::slot::HostWaiters;
 use crossbeam_queue::ArrayQueue;
 use std::sync::Arc;
 
 /// Slots that are in no call.
 pub(super) struct Table<R> {
     free: ArrayQueue<Arc<ReplySlot<R>>>,
-    pub(super) room: Room,
+    pub(super) room: HostWaiters,
 }
 
 impl<R> Table<R> {
@@ -16,7 +16,7 @@ impl<R> Table<R> {
     pub(super) fn new(under_way_max: usize) -> Self {
         let free = ArrayQueue::new(under_way_max.max(1));
         while free.push(Arc::new(ReplySlot::new())).is_ok() {}
-        Self { free, room: Room::default() }
+        Self { free, room: HostWaiters::default() }
     }
 
     /// How many calls may be under way.
@@ -35,7 +35,7 @@ impl<R> Table<R> {
     pub(super) fn give_back(&self, slot: Arc<ReplySlot<R>>) {
         // There are never more slots than places.
         let _ = self.free.push(slot);
-        self.room.made();
+        self.room.wake();
     }
 
     /// The call of a slot was abandoned: the job still has that slot, so another takes its place.

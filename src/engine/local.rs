@@ -155,11 +155,7 @@ impl LocalEngine {
     }
 
     #[inline]
-    fn call_here<E, R>(
-        &mut self,
-        calls: &CallHandle<E, R>,
-        event: E,
-    ) -> Result<Result<R, CallError>, TryCallError<E>>
+    fn call_here<E, R>(&mut self, calls: &CallHandle<E, R>, event: E) -> Result<Result<R, CallError>, TryCallError<E>>
     where
         E: 'static,
         R: 'static,

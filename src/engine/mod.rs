@@ -16,8 +16,8 @@ mod stepped;
 
 pub use builder::{Engine, EngineBuilder, EngineError};
 pub use handle::{JobError, JobHandle, JobOutcome};
-pub use local::LocalEngine;
 pub use host::{CheckpointFigures, JobStatus};
+pub use local::LocalEngine;
 pub use options::{CheckpointOptions, FromSavepoint, JobOptions, SubmitError};
 pub use savepoints::{JobSavepointError, PendingSavepoint};
 pub(crate) use stepped::SteppedEngine;

@@ -164,8 +164,7 @@ where
     type Out = C::Out;
 
     fn build<N: Stage<C::Out>>(&self, cx: &mut BuildContext, next: N) -> Result<BuiltChain, BuildError> {
-        let process =
-            Process::open(&self.operator, CallProcess(self.function.clone()), SideGate::new(None), cx, next)?;
+        let process = Process::open(&self.operator, CallProcess(self.function.clone()), SideGate::new(None), cx, next)?;
         let parts = CallHeadParts {
             operator: self.source.clone(),
             selector: self.selector.clone(),
