@@ -335,12 +335,22 @@ where
                 }
                 self.latency.hand_over_if_asked();
             }
-            // One that never began leaves what a former attempt held where it is.
-            Signal::Close if !matches!(self.phase, Phase::Starting { .. }) => self.phase = Phase::Ended,
-            Signal::Close => {}
+            // Before the end of this attempt is reported: the next one must find it.
+            Signal::Close => self.leave_held(),
             Signal::Watermark(_) | Signal::Idle(_) | Signal::Prepared(_) => {}
         }
         self.process.take_signal(cx, signal)
+    }
+
+    /// Leaves what is held to the next attempt, which will know what was committed of it. One that never began holds nothing.
+    fn leave_held(&mut self) {
+        if matches!(self.phase, Phase::Starting { .. }) {
+            return;
+        }
+        self.phase = Phase::Ended;
+        if !self.held.is_empty() {
+            *self.serving.0.lane(self.subtask).orphans() = std::mem::take(&mut self.held);
+        }
     }
 
     fn record_clock(&self, builder: &mut SnapshotBuilder) {
@@ -418,12 +428,10 @@ where
     C: KeyedCall<S::Key, E>,
     N: Stage<C::Out>,
 {
-    /// The next attempt will know which of the held replies were committed. One that never began holds nothing.
+    /// A task that panics is not told to close.
     fn drop(&mut self) {
         self.local.withdraw(service_id(&self.serving.0));
-        if !matches!(self.phase, Phase::Starting { .. }) {
-            *self.serving.0.lane(self.subtask).orphans() = std::mem::take(&mut self.held);
-        }
+        self.leave_held();
     }
 }
 

@@ -40,6 +40,10 @@ impl<R> Held<R> {
         self.open_count += 1;
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.replies.is_empty()
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.replies.len() >= HELD_MAX
     }
