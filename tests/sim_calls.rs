@@ -11,7 +11,7 @@ use millstream::sim::{Rng, SimEnd, SimFaults, Simulation};
 use millstream::stream::Job;
 use std::time::Duration;
 
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 60;
 const KEYS: u64 = 5;
 const STEPS_MAX: u64 = 300_000;
 

@@ -87,10 +87,12 @@ impl<R> PendingCall<R> {
             Poll::Ready(result) => Some(result),
             Poll::Pending => None,
         });
-        match waited {
-            Some(result) => result,
-            None => self.give_up().unwrap_or_else(|effect| timed_out(at_most, effect)),
-        }
+        waited.unwrap_or_else(|| self.expire(at_most.unwrap_or_default()))
+    }
+
+    /// The caller's patience is at its end: the result if it has come after all.
+    pub(crate) fn expire(&mut self, waited: Duration) -> Result<R, CallError> {
+        self.give_up().unwrap_or_else(|effect| Err(CallError::TimedOut { waited, effect }))
     }
 
     fn poll_with(&mut self, waker: &Waker) -> Poll<Result<R, CallError>> {
@@ -115,10 +117,6 @@ impl<R> PendingCall<R> {
             }
         }
     }
-}
-
-fn timed_out<R>(at_most: Option<Duration>, effect: Effect) -> Result<R, CallError> {
-    Err(CallError::TimedOut { waited: at_most.unwrap_or_default(), effect })
 }
 
 impl<R> Drop for PendingCall<R> {
@@ -149,13 +147,11 @@ impl<E, R> CallFuture<E, R> {
             Poll::Ready(result) => Some(result),
             Poll::Pending => None,
         });
-        if let Some(result) = waited {
-            return result;
-        }
-        match &mut self.stage {
-            Stage::UnderWay(pending) => pending.give_up().unwrap_or_else(|effect| timed_out(at_most, effect)),
-            Stage::Waiting(_) | Stage::Ended => timed_out(at_most, Effect::None),
-        }
+        let waited_for = at_most.unwrap_or_default();
+        waited.unwrap_or_else(|| match &mut self.stage {
+            Stage::UnderWay(pending) => pending.expire(waited_for),
+            Stage::Waiting(_) | Stage::Ended => Err(CallError::TimedOut { waited: waited_for, effect: Effect::None }),
+        })
     }
 
     fn poll_with(&mut self, waker: &Waker) -> Poll<Result<R, CallError>> {

@@ -121,7 +121,7 @@ impl LocalEngine {
                 return result;
             }
             if left_ns() == 0 {
-                return pending.wait_for(Duration::ZERO);
+                return pending.expire(at_most);
             }
             self.step_or_sleep(left_ns().min(SLEEP_NS_MAX));
         }

@@ -157,6 +157,9 @@ mod tests {
     fn many_payments_in_an_hour_are_reviewed_and_then_declined() {
         let mut card = Card::default();
         let decisions: Vec<_> = (0..31).map(|id| card.decide(&payment(id, 1, 1_000 + id as i64))).collect();
-        assert_eq!((decisions[14], decisions[15], decisions[30]), (Decision::Approve, Decision::Review, Decision::Decline));
+        assert_eq!(
+            (decisions[14], decisions[15], decisions[30]),
+            (Decision::Approve, Decision::Review, Decision::Decline)
+        );
     }
 }

@@ -57,10 +57,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let calls = job.calls("questions", Question::card).answer_from_value("cards", answer);
     let checkpoints = Some(CheckpointOptions::every(state, COMMIT_EVERY));
     engine.submit(job, JobOptions { checkpoints, ..JobOptions::default() })?;
-    let service = Router::new()
-        .route("/payments", post(pay))
-        .route("/cards/{card}", get(look))
-        .with_state(Calls::new(calls));
+    let service =
+        Router::new().route("/payments", post(pay)).route("/cards/{card}", get(look)).with_state(Calls::new(calls));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind(listen).await?;
@@ -88,7 +86,10 @@ fn answer(card: &mut Card, question: &Question) -> Answer {
     Answer { decision, card: card.summary() }
 }
 
-async fn pay(State(calls): State<Calls>, Json(payment): Json<Payment>) -> Result<Json<Answer>, (StatusCode, Json<Refusal>)> {
+async fn pay(
+    State(calls): State<Calls>,
+    Json(payment): Json<Payment>,
+) -> Result<Json<Answer>, (StatusCode, Json<Refusal>)> {
     ask(&calls, Question::Decide(payment), Durability::Committed).await
 }
 
