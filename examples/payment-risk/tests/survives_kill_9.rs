@@ -33,9 +33,14 @@ impl Service {
         Self { process, address }
     }
 
-    fn kill(mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
+    fn kill(self) {}
+}
+
+impl Drop for Service {
+    /// Also when the test fails: nothing of it runs on.
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
