@@ -6,9 +6,10 @@
 //!  same thread      the host steps the slot itself: no queue, no other core
 //!  after commit     256 calls under way, each answered once the checkpoint that holds it is durable (every 5 ms)
 //! ```
-//! Limits: 1 us and on one thread 300 ns, as asked; for the tail the gaps that the machine tears into a spinning thread, plus 20 us. Kernels of
-//! the same run: a cache line's way there and back between the same cores, the same update of a hash map. The probes run before
-//! and after; every reply is checked. The times include one look at the clock (row "clock").
+//! Limits: 1 us and on one thread 300 ns, as asked; for the tail what the machine itself does to the same loop, plus 20 us: a bare echo over two
+//! cache lines between the same cores, run directly before each scenario (both cores are taken, so it cannot run beside it). Kernels:
+//! the median of that echo, and the same update of a hash map. The hop and the gaps of a spinning thread are measured before and after. Every
+//! reply is checked. The times include one look at the clock (row "clock").
 #![allow(clippy::disallowed_methods, reason = "a bench reads clocks and starts threads itself")]
 
 #[path = "support/cache_line.rs"]
@@ -28,6 +29,7 @@ use millstream::stream::Job;
 use millstream::time::{Clock, MachineClock};
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use support::{Bench, Figure, histogram};
 
@@ -47,51 +49,102 @@ fn main() {
     let probe_time = Duration::from_millis(100 * scale);
 
     let before = (cache_line::hop(10_000 * scale), hiccup::gaps(probe_time));
-    let closed = there_and_back(50_000 * scale);
-    let open: Vec<_> = [(100_000, None), (200_000, None), (100_000, Some(Duration::from_millis(10)))]
-        .map(|(rate, checkpoints)| (rate, checkpoints, open_loop(rate, rate * scale / 10, checkpoints)))
-        .into();
-    let (local, kernel) = (same_thread(100_000 * scale), kernel(100_000 * scale));
+    let closed = (echo(None, 50_000 * scale), there_and_back(50_000 * scale));
+    let open =
+        [(100_000, None), (200_000, None), (100_000, Some(Duration::from_millis(10)))].map(|(rate, checkpoints)| {
+            let count = rate * scale / 10;
+            (rate, checkpoints, (echo(Some(rate), count), open_loop(rate, count, checkpoints)))
+        });
+    let local = (kernel(100_000 * scale), same_thread(100_000 * scale));
     let (committed, committed_per_s) = after_commit(5_000 * scale);
     let after = (cache_line::hop(10_000 * scale), hiccup::gaps(probe_time));
 
-    let quietest = |quantile: f64| {
-        let of = |probe: &Histogram<u64>| probe.value_at_quantile(quantile) as f64;
-        of(&before.1).min(of(&after.1))
-    };
     let hop_ns = |probe: &Histogram<u64>| probe.value_at_quantile(0.5) as f64;
     let (hop_before, hop_after) = (hop_ns(&before.0), hop_ns(&after.0));
     bench.figure(Figure::new("cache line there and back, before", "p50", 2.0 * hop_before, "ns"));
     bench.figure(Figure::new("cache line there and back, after", "p50", 2.0 * hop_after, "ns"));
+    for (when, (_, gaps)) in [("before", &before), ("after", &after)] {
+        let scenario = format!("gaps of a spinning thread, {when}");
+        bench.figure(Figure::new(scenario, "max", gaps.max() as f64, "ns"));
+    }
     if (hop_before - hop_after).abs() > 0.1 * hop_before {
         eprintln!("warning: the probes before and after differ by more than a tenth: the figures mean little");
     }
     bench.figure(Figure::new("clock", "p50", clock(10_000 * scale), "ns"));
 
-    let times = |scenario: &str, times: &Histogram<u64>, bench: &mut Bench, (asked_ns, kernel_ns): (f64, f64)| {
-        let at = |quantile: f64| times.value_at_quantile(quantile) as f64;
-        let (limit, kernel, goal) = (Some(asked_ns), Some(kernel_ns), Some(1.0));
-        bench.figure(Figure { limit, kernel, goal, ..Figure::new(scenario, "p50", at(0.5), "ns") });
-        bench.figure(Figure::new(scenario, "p99", at(0.99), "ns"));
-        let limit = Some(quietest(0.999) + TAIL_BEYOND_PROBE_NS);
-        bench.figure(Figure { limit, goal: Some(1.0), ..Figure::new(scenario, "p99.9", at(0.999), "ns") });
-        bench.figure(Figure { limit: Some(quietest(1.0)), ..Figure::new(scenario, "max", times.max() as f64, "ns") });
-    };
-    let there_and_back_ns = 2.0 * hop_before.min(hop_after);
-    times("call, there and back", &closed, &mut bench, (ASKED_NS, there_and_back_ns));
+    times(&mut bench, "call, there and back", &closed, ASKED_NS);
     for (rate, checkpoints, latencies) in &open {
         let every = checkpoints.map_or(String::new(), |every| format!(", checkpoints {every:?}"));
-        let scenario = format!("open loop {} k/s{every}", rate / 1_000);
-        times(&scenario, latencies, &mut bench, (ASKED_NS, there_and_back_ns));
+        times(&mut bench, &format!("open loop {} k/s{every}", rate / 1_000), latencies, ASKED_NS);
     }
-    let update_ns = kernel.value_at_quantile(0.5) as f64;
-    times("call on the slot's own thread", &local, &mut bench, (ASKED_ON_ONE_THREAD_NS, update_ns));
+    times(&mut bench, "call on the slot's own thread", &local, ASKED_ON_ONE_THREAD_NS);
     for (metric, quantile) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
         let at = committed.value_at_quantile(quantile) as f64 / 1e6;
         bench.figure(Figure::new("reply after commit every 5 ms", metric, at, "ms"));
     }
     bench.figure(Figure::new("reply after commit every 5 ms", "rate", committed_per_s, "calls/s"));
     bench.finish();
+}
+
+/// The latencies of a scenario beside those of its kernel.
+fn times(bench: &mut Bench, scenario: &str, (kernel, times): &(Histogram<u64>, Histogram<u64>), asked_ns: f64) {
+    let at = |times: &Histogram<u64>, quantile: f64| times.value_at_quantile(quantile) as f64;
+    for (metric, quantile) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)] {
+        let kernel_ns = at(kernel, quantile);
+        let (limit, goal) = match metric {
+            "p50" => (Some(asked_ns), Some(1.0)),
+            "p99.9" => (Some(kernel_ns + TAIL_BEYOND_PROBE_NS), Some(1.0)),
+            _ => (None, None),
+        };
+        let kernel = Some(kernel_ns);
+        bench.figure(Figure { limit, kernel, goal, ..Figure::new(scenario, metric, at(times, quantile), "ns") });
+    }
+}
+
+#[repr(align(128))]
+struct Line(AtomicU64);
+
+/// What the machine alone does to the loop of a scenario: the other core answers as soon as it sees the question.
+fn echo(rate: Option<u64>, calls_count: u64) -> Histogram<u64> {
+    let (there, back) = (Line(AtomicU64::new(0)), Line(AtomicU64::new(0)));
+    let total = calls_count + calls_count / 10;
+    let answer = || {
+        for n in 1..=total {
+            while there.0.load(Ordering::Acquire) != n {
+                std::hint::spin_loop();
+            }
+            back.0.store(n, Ordering::Release);
+        }
+    };
+    let ask = || {
+        let mut times = histogram();
+        let begun_ns = MachineClock.monotonic_ns();
+        for n in 1..=total {
+            let intended_ns = intended(rate, begun_ns, n);
+            there.0.store(n, Ordering::Release);
+            while back.0.load(Ordering::Acquire) != n {
+                std::hint::spin_loop();
+            }
+            if n > calls_count / 10 {
+                times.saturating_record(MachineClock.monotonic_ns() - intended_ns);
+            }
+        }
+        times
+    };
+    cpus::on_two_cores(answer, ask).1
+}
+
+/// Waits until call `n` is meant to be made, and says when that is: now, without a rate.
+fn intended(rate: Option<u64>, begun_ns: u64, n: u64) -> u64 {
+    let intended_ns = rate.map(|rate| begun_ns + n * 1_000_000_000 / rate);
+    loop {
+        let now_ns = MachineClock.monotonic_ns();
+        match intended_ns {
+            None => return now_ns,
+            Some(intended_ns) if now_ns >= intended_ns => return intended_ns,
+            Some(_) => std::hint::spin_loop(),
+        }
+    }
 }
 
 /// The job that all scenarios call: it counts the calls of each key.
@@ -157,10 +210,7 @@ fn open_loop(rate: u64, calls_count: u64, checkpoints: Option<Duration>) -> Hist
         let (warm_up, mut times) = (calls_count / 10, histogram());
         let begun_ns = MachineClock.monotonic_ns();
         for n in 0..warm_up + calls_count {
-            let intended_ns = begun_ns + n * 1_000_000_000 / rate;
-            while MachineClock.monotonic_ns() < intended_ns {
-                std::hint::spin_loop();
-            }
+            let intended_ns = intended(Some(rate), begun_ns, n);
             let reply = calls.call(n % KEYS).expect("the job runs");
             let now_ns = MachineClock.monotonic_ns();
             check(reply, n);

@@ -10,7 +10,8 @@ use crate::time::{Clock, MachineClock};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// When a reply is shown.
+/// When a reply is shown. Whichever it is, state and timers hold every call exactly once or not at all; what a function emits follows the
+/// guarantee of the sink it reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
     /// As soon as there is one. After a crash the job's state may not hold what the call did, although it was answered.

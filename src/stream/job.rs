@@ -60,7 +60,8 @@ impl Job {
         SourceStream { graph: self.graph.clone(), vertex, name: name.into(), source }
     }
 
-    /// Takes calls from the host's threads, each answered with state of its key: see [`CallStream::answer`].
+    /// Takes calls from the host's threads, each answered with state of its key: see [`CallStream::answer`]. How long they took, from being made
+    /// until the reply was shown, is among the metrics under this name (`JobHandle::sink_latency`).
     pub fn calls<E, K, F>(&self, name: &str, key: F) -> CallStream<E, ByValue<F, K>, fn(&E) -> EventTimeMs>
     where
         K: FixedKey,
