@@ -99,8 +99,9 @@ fn calls_of_many_threads_are_answered_with_the_state_of_their_keys() {
     assert_eq!(replies, expected);
     drop(calls);
     handle.wait().unwrap();
-    let answered: u64 = handle.sink_latency("calls").count;
-    assert!(answered > 0);
+    // The slot hands its last latencies over when it drops the task, just after the job's end was told.
+    let mut latencies = std::iter::repeat_with(|| handle.sink_latency("calls").count);
+    assert!(latencies.any(|count| count == 2_000));
 }
 
 #[test]
