@@ -1,4 +1,5 @@
 //! `kill -9` at random instants while clients pay: every payment counts once, whether its answer arrived or was asked for again.
+#![allow(clippy::disallowed_methods, reason = "the test plays the clients, which have threads and a clock")]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
