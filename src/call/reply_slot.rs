@@ -175,7 +175,8 @@ mod tests {
         Abandon,
     }
 
-    /// Every way to mix two sequences of steps.
+    /// Every way to mix two sequences of steps. That is every execution there is, without a model checker as a dependency: all steps that
+    /// order anything are read-modify-writes of one word, so they have one order, and what lies beside the word is in mutexes.
     fn mixes(a: &[Step], b: &[Step]) -> Vec<Vec<Step>> {
         match (a, b) {
             ([], rest) | (rest, []) => vec![rest.to_vec()],
