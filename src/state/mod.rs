@@ -53,6 +53,7 @@ mod prefetch;
 mod reducing_state;
 mod residency;
 mod restore;
+mod runs;
 mod seal;
 mod slotted_page;
 mod snapshot;
@@ -77,7 +78,7 @@ pub use key_group::{KeyGroup, KeyGroupRange, MAX_PARALLELISM_MAX, default_max_pa
 pub(crate) use layout_text::layout_hash;
 pub use list_state::ListState;
 pub use map_state::MapState;
-pub use namespaced_state::NamespacedState;
+pub use namespaced_state::{NamespacedState, Seen};
 pub use offline::{EntryKind, RawEntry, RawKeyGroup};
 pub use prefetch::Prefetch;
 pub(crate) use prefetch::{LOOK_AHEAD, next_group};
