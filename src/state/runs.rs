@@ -508,6 +508,9 @@ impl Table {
         group: KeyGroup,
         mut each: impl FnMut(u8, &[u8], &[u8]),
     ) -> Result<(), StateError> {
+        if !self.range.contains(group) {
+            return Ok(());
+        }
         self.load_groups(KeyGroupRange { start: group.0, end: group.0 + 1 })?;
         let directory = self.directory_of(group);
         if self.directories.is_aside(directory) {
