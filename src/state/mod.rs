@@ -5,7 +5,8 @@
 //! (`operator::OperatorStates`).
 //!
 //! The path of an access: a state builds an `Address` -> `table` finds the page in a `directory` -> `page` probes its tags ->
-//! `layout` says where the cell lies. Before a change, `seal` keeps what a snapshot in progress still needs.
+//! `layout` says where the cell lies. Before a change, `seal` keeps what a snapshot in progress still needs. An addition to a value that merges
+//! may go into `runs` instead, when its page is not in memory.
 //!
 //! # Which changes of a program are safe
 //!

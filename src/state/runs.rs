@@ -247,10 +247,7 @@ impl Table {
             return Ok(());
         }
         let block = self.block_for_run()?;
-        // Making room may have come to this key group.
-        if self.directories.is_aside(directory)
-            && let Some(runs) = &mut self.runs
-        {
+        if let Some(runs) = &mut self.runs {
             runs.groups[directory].filling = Some((Page::empty(block, group.0, 0, 0, 0), runs.epoch));
         }
         Ok(())
