@@ -56,6 +56,8 @@ pub struct RecordFrame<'a> {
     header: &'a FrameHeader,
     records: &'a [u8],
     shape: RecordShape,
+    /// What is published behind it in the same segment.
+    behind: &'a [u8],
 }
 
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -123,6 +125,18 @@ impl<'a> RecordFrame<'a> {
         shape.read(self.records)
     }
 
+    /// The frame of records behind this one on the same channel, if it is already known: for those that look ahead.
+    pub fn following(&self) -> Option<RecordFrame<'a>> {
+        let mut behind = self.behind;
+        while !behind.is_empty() {
+            match FrameHeader::deliver(behind, self.shape) {
+                Delivery::Records(frame) => return Some(frame),
+                Delivery::Event(_) => behind = &behind[FrameHeader::of(behind).frame_len()..],
+            }
+        }
+        None
+    }
+
     /// The stamp of a record of this frame.
     #[inline]
     pub fn stamp(&self, at: EventTimeMs) -> Stamp {
@@ -179,7 +193,7 @@ impl FrameHeader {
         Delivery::Event(match header.kind {
             RECORDS => {
                 let records = &bytes[FRAME_HEADER_LEN_BYTES..][..header.len as usize];
-                return Delivery::Records(RecordFrame { header, records, shape });
+                return Delivery::Records(RecordFrame { header, records, shape, behind: &bytes[header.frame_len()..] });
             }
             WATERMARK => InBand::Watermark(EventTimeMs(header.clock)),
             IDLE => InBand::Idle,

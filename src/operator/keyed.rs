@@ -63,37 +63,54 @@ impl<K: ?Sized, R: Record> Clone for KeyedRecord<'_, K, R> {
 
 impl<K: ?Sized, R: Record> Copy for KeyedRecord<'_, K, R> {}
 
+/// How often a frame's pages are asked for before it is delivered whether they are there or not: memory may not hold them all.
+const LOOKS_MAX: u32 = 512;
+/// As long as so many pages are on their way, no more are asked for.
+const READS_LOW: usize = 32;
+
 /// Reads frames of keyed records in place and hands them to a keyed stage.
 pub struct KeyedHead<K: ?Sized, R, S> {
     keys: KeyContext,
     state: Rc<RefCell<StateBackend>>,
     stage: S,
-    /// The pages that the next frame needs were asked for.
-    has_looked_ahead: bool,
+    /// How often pages were asked for that the next frame needs.
+    looks: u32,
     _record: PhantomData<fn(&R, &K)>,
 }
 
 impl<K: Key + ?Sized, R: Record, S: KeyedStage<K, R>> KeyedHead<K, R, S> {
     /// The head of a chain in front of `stage`, whose states are in `state`.
     pub fn new(keys: KeyContext, state: Rc<RefCell<StateBackend>>, stage: S) -> Self {
-        Self { keys, state, stage, has_looked_ahead: false, _record: PhantomData }
+        Self { keys, state, stage, looks: 0, _record: PhantomData }
     }
 
-    /// Asks for the pages of all records of a frame at once, so that the disk reads them side by side. What the first look did not get
-    /// (memory does not hold them all) is read when it is touched.
+    /// Asks for the pages of all records of a frame and the one behind it at once, so that the disk reads them side by side, and again
+    /// when there was no memory for all of them. What memory cannot hold at the same time is read when it is touched.
     fn look_ahead(&mut self, frame: &RecordFrame<'_>) -> Result<bool, StateError> {
-        self.state.borrow_mut().collect_pages()?;
-        if self.has_looked_ahead {
-            self.has_looked_ahead = self.state.borrow().reads_under_way() > 0;
-            return Ok(!self.has_looked_ahead);
+        let has_changed = self.state.borrow_mut().collect_pages()?;
+        let (reads, is_moving) = (self.state.borrow().reads_under_way(), self.state.borrow().is_moving_pages());
+        if self.looks > 0 && is_moving && (!has_changed || reads > READS_LOW) {
+            return Ok(false);
         }
+        let all_are_in = self.ask_for(frame)?;
+        self.looks += 1;
+        let is_ready = all_are_in || self.looks > LOOKS_MAX || !self.state.borrow().is_moving_pages();
+        if is_ready {
+            self.looks = 0;
+        } else if let Some(following) = frame.following() {
+            self.ask_for(&following)?;
+        }
+        Ok(is_ready)
+    }
+
+    /// Whether the pages of all records of a frame are in memory; asks for those that are not.
+    fn ask_for(&mut self, frame: &RecordFrame<'_>) -> Result<bool, StateError> {
         let mut all_are_in = true;
         for record in frame.records() {
             if let Some(key) = K::from_bytes(record.key) {
                 all_are_in &= self.stage.look_ahead(&self.state, record.at, self.keys.hash(key))?;
             }
         }
-        self.has_looked_ahead = !all_are_in;
         Ok(all_are_in)
     }
 }
@@ -111,7 +128,7 @@ impl<K: Key + ?Sized, R: Record, S: KeyedStage<K, R>> ChainRoot for KeyedHead<K,
 impl<K: Key + ?Sized, R: Record, S: KeyedStage<K, R>> EdgeRoot for KeyedHead<K, R, S> {
     fn is_ready_for(&mut self, cx: &mut ChainContext<'_>, frame: &RecordFrame<'_>) -> bool {
         if !self.state.borrow().has_absent() || !self.stage.needs_pages() {
-            self.has_looked_ahead = false;
+            self.looks = 0;
             return true;
         }
         self.look_ahead(frame).unwrap_or_else(|error| {

@@ -12,18 +12,16 @@
 //! by the clock of the record's split, and records that fall between windows (slide larger than size) are counted.
 
 use super::aggregate::Aggregate;
+use super::key_list::KeyList;
 use super::keyed::{KeyedRecord, KeyedStage};
 use super::output::SideGate;
-use super::key_list::KeyList;
 use super::window_ends::WindowEnds;
 use super::{ChainContext, Flow, Signal, Stage};
 use crate::exchange::RecordFrame;
 use crate::graph::{BuildContext, BuildError};
 use crate::metrics::{LossReason, OperatorCounters};
 use crate::record::{Key, Record, Stamp};
-use crate::state::{
-    Both, Hashed, KeyGroup, LOOK_AHEAD, NamespacedState, Seen, StateBackend, StateError, next_group,
-};
+use crate::state::{Both, Hashed, KeyGroup, LOOK_AHEAD, NamespacedState, Seen, StateBackend, StateError, next_group};
 use crate::time::{EventTimeMs, Watermark};
 use crate::window::{SlicedWindows, TimeWindow, WindowResult};
 use std::cell::RefCell;

@@ -130,9 +130,9 @@ impl StateBackend {
         Ok(all_are_in)
     }
 
-    /// Takes in the pages that have been read. Never waits.
-    pub fn collect_pages(&mut self) -> Result<(), StateError> {
-        self.tables.iter().try_for_each(|table| table.borrow_mut().collect_pages().map(drop))
+    /// Takes in the pages that have been read, and the memory of those that have been written. Never waits. Whether there were any.
+    pub fn collect_pages(&mut self) -> Result<bool, StateError> {
+        self.tables.iter().try_fold(false, |any, table| Ok(table.borrow_mut().collect_pages()? | any))
     }
 
     /// Whether any page is not in memory.
@@ -143,6 +143,11 @@ impl StateBackend {
     /// How many pages are on their way into memory.
     pub fn reads_under_way(&self) -> usize {
         self.tables.iter().map(|table| table.borrow().reads_under_way()).sum()
+    }
+
+    /// Whether pages are on their way into memory, or out of it.
+    pub fn is_moving_pages(&self) -> bool {
+        self.tables.iter().any(|table| table.borrow().is_moving_pages())
     }
 
     /// Keeps some memory free, so that a page that comes in need not wait for another one to leave. Never waits.

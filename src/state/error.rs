@@ -179,7 +179,9 @@ pub enum StateError {
         reason: String,
     },
     /// What was added to a state while its pages were not in memory cannot be brought back.
-    #[error("what was added to state \"{state}\" of operator \"{operator}\" cannot be read back from the spill file: {reason}")]
+    #[error(
+        "what was added to state \"{state}\" of operator \"{operator}\" cannot be read back from the spill file: {reason}"
+    )]
     RunUnreadable {
         /// The operator.
         operator: String,

@@ -5,10 +5,10 @@
 use super::backend::{Registration, SharedTable};
 use super::entries::{VALUE, check_chunk, is_key};
 use super::layout::Layout;
-use super::table::Address;
-use super::value_state::{may_be_long, update};
 use super::runs::{AddTo, Runs};
 use super::slotted_page::VALUE_LEN_MAX;
+use super::table::Address;
+use super::value_state::{may_be_long, update};
 use super::{FixedValue, Hashed, KeyGroup, StateBackend, StateError, StateValue};
 use crate::record::Key;
 use bytemuck::Pod;

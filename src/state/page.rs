@@ -250,9 +250,17 @@ impl Page {
         (self.bits(grid, SlotAt { group, lane: 0 }) >> (16 * parity)) as u8
     }
 
+    /// The groups in which bits of `parity` may be set, in order.
+    pub fn changed_groups(&self, grid: Grid, parity: usize) -> impl Iterator<Item = usize> + use<> {
+        let (changed, groups) = (self.changed[parity], grid.groups);
+        let sixteen =
+            move |first| set_bits_of(changed).map(move |bit| first + bit).filter(move |&group| group < groups);
+        (0..groups).step_by(16).flat_map(sixteen)
+    }
+
     /// The slots whose bit of `parity` is set, and clears it.
     pub fn take_bits(&mut self, grid: Grid, parity: usize, mut each: impl FnMut(SlotAt)) {
-        for group in 0..grid.groups {
+        for group in self.changed_groups(grid, parity) {
             let set = self.lanes(grid, group, parity);
             if set == 0 {
                 continue;
@@ -320,11 +328,17 @@ pub(super) fn first_lane(mask: u64) -> usize {
 
 /// The lanes whose bit is set, in order.
 #[inline(always)]
-pub(super) fn lanes(mut set: u8) -> impl Iterator<Item = usize> {
+pub(super) fn lanes(set: u8) -> impl Iterator<Item = usize> {
+    set_bits_of(u16::from(set))
+}
+
+/// The numbers of the bits that are set, in order.
+#[inline(always)]
+fn set_bits_of(mut set: u16) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
-        let lane = (set != 0).then(|| set.trailing_zeros() as usize);
+        let bit = (set != 0).then(|| set.trailing_zeros() as usize);
         set &= set.wrapping_sub(1);
-        lane
+        bit
     })
 }
 

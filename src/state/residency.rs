@@ -39,6 +39,10 @@ pub(super) struct Residency {
     dropped: Vec<(IoToken, u32)>,
     /// The next page to consider for eviction.
     hand: usize,
+    /// How many pages have left so far.
+    left: u64,
+    /// There was no memory for a page asked for ahead, and nothing has been written since.
+    is_short: bool,
     /// A page that is being worked on while others may come in.
     pub pinned: Option<usize>,
     /// Everything must be read before the first record: how far that is.
@@ -54,6 +58,10 @@ struct Place {
     bits_are_stale: bool,
     /// It held no entries when it left memory: it comes back as an empty page.
     emptied: bool,
+    /// It is on its way in.
+    is_requested: bool,
+    /// How many pages had left when this one was asked for last, of those that are asked for ahead.
+    asked_for_at: u64,
     /// The page built of the first pieces of its chain, while nobody needs it and the others have yet to be read.
     arriving: Option<Box<Arriving>>,
 }
@@ -84,10 +92,10 @@ struct Part {
     read: Option<Result<Buffer, String>>,
 }
 
-/// Reads of one table under way at most.
-pub(super) const READS_MAX: usize = 64;
+/// Reads of one table under way at most: those of two frames of records.
+const READS_MAX: usize = 256;
 /// Spill writes of one table under way at most.
-pub(super) const WRITES_MAX: usize = 32;
+const WRITES_MAX: usize = 128;
 
 impl Table {
     /// The page that holds a hash of a key group, in memory. Unwinds when it cannot be read.
@@ -161,8 +169,12 @@ impl Table {
     pub fn look_ahead(&mut self, group: KeyGroup, hash: u64) -> Result<bool, StateError> {
         let directory = self.directory_of(group);
         let mut marked = self.directories.page(directory, hash);
+        if let Some(place) = self.residency.places.get_mut(marked as usize) {
+            place.asked_for_at = self.residency.left;
+            return Ok(true);
+        }
         // Runs are merged when somebody needs the whole.
-        if (marked as usize) < self.pages.len() || marked == NO_PAGE || marked == IN_RUNS {
+        if marked == NO_PAGE || marked == IN_RUNS {
             return Ok(true);
         }
         if marked == UNLOADED {
@@ -172,10 +184,41 @@ impl Table {
                 return Ok(true);
             }
         }
-        if self.residency.reading.len() < READS_MAX {
-            self.request_page(without_mark(marked))?;
+        if self.residency.reading.len() < READS_MAX && !self.residency.is_short {
+            self.request_ahead(without_mark(marked))?;
         }
         Ok(false)
+    }
+
+    /// Starts to read an absent page if there is memory for it; if there is none, others begin to leave, and it is to be asked for again.
+    fn request_ahead(&mut self, index: usize) -> Result<(), StateError> {
+        self.residency.places[index].asked_for_at = self.residency.left;
+        match self.residency.places[index].spilled {
+            Some(Spilled { len, writing: None, .. }) if !self.residency.places[index].is_requested => {
+                match self.try_block(block_size(len as usize)) {
+                    Ok(into) => self.read_spilled(index, into),
+                    Err(_) => {
+                        self.evict_some(WRITES_MAX, Some(len as usize));
+                        self.residency.is_short = self.is_moving_pages();
+                    }
+                }
+                Ok(())
+            }
+            _ => self.request_page(index),
+        }
+    }
+
+    /// Starts to read a page from the spill file.
+    fn read_spilled(&mut self, index: usize, into: Block) {
+        let slot = self.residency.places[index].spilled.as_ref().map(|spilled| spilled.slot);
+        let token = self.pager().zip(slot).and_then(|(pager, slot)| pager.borrow_mut().read_slot(slot, into));
+        let part = Part { token: token.expect("a page was written to the spill file"), piece: None, read: None };
+        self.note_reading(index, vec![part]);
+    }
+
+    fn note_reading(&mut self, index: usize, parts: Vec<Part>) {
+        self.residency.places[index].is_requested = true;
+        self.residency.reading.push(Reading { page: index as u32, parts });
     }
 
     /// Says that the state must be known as a whole before the first record.
@@ -201,7 +244,9 @@ impl Table {
     pub fn forget_reads(&mut self) {
         let Some(pager) = self.pager() else { return };
         self.clear_stage();
-        let reads = std::mem::take(&mut self.residency.reading).into_iter().flat_map(|reading| reading.parts);
+        let reading = std::mem::take(&mut self.residency.reading);
+        reading.iter().for_each(|reading| self.residency.places[reading.page as usize].is_requested = false);
+        let reads = reading.into_iter().flat_map(|reading| reading.parts);
         let writes = std::mem::take(&mut self.residency.writing);
         let places = &mut self.residency.places;
         let writes = writes.into_iter().filter_map(|page| places[page as usize].spilled.as_mut()?.writing.take());
@@ -216,9 +261,14 @@ impl Table {
         self.residency.reading.len()
     }
 
+    /// Whether pages are on their way in or out.
+    pub fn is_moving_pages(&self) -> bool {
+        !self.residency.reading.is_empty() || !self.residency.writing.is_empty()
+    }
+
     /// Starts to read a page that is absent, unless that is under way.
     pub fn request_page(&mut self, index: usize) -> Result<(), StateError> {
-        if self.is_in(index) || self.residency.reading.iter().any(|reading| reading.page as usize == index) {
+        if self.is_in(index) || self.residency.places[index].is_requested {
             return Ok(());
         }
         if self.residency.places[index].emptied {
@@ -232,11 +282,11 @@ impl Table {
                 self.residency.writing.retain(|page| *page as usize != index);
                 vec![part]
             }
-            (Some(Spilled { slot, len, .. }), _) => {
-                let (slot, len) = (*slot, *len as usize);
+            (Some(Spilled { len, .. }), _) => {
+                let len = *len as usize;
                 let into = self.take_block(len, index)?;
-                let token = self.pager().and_then(|pager| pager.borrow_mut().read_slot(slot, into));
-                vec![Part { token: token.expect("a page was written to the spill file"), piece: None, read: None }]
+                self.read_spilled(index, into);
+                return Ok(());
             }
             (None, Some(chain)) => {
                 let pager = self.pager().expect("pages come from a checkpoint only through a pager");
@@ -249,7 +299,7 @@ impl Table {
             }
             (None, None) => unreachable!("an absent page has a place"),
         };
-        self.residency.reading.push(Reading { page: index as u32, parts });
+        self.note_reading(index, parts);
         Ok(())
     }
 
@@ -321,11 +371,14 @@ impl Table {
             spilled.is_some_and(|spilled| !is_written(spilled))
         });
         self.stage.each_being_written(is_written);
-        self.residency.writing.len() < before || runs_worked
+        let has_freed = self.residency.writing.len() < before || runs_worked;
+        self.residency.is_short &= !has_freed;
+        has_freed
     }
 
     fn take_in(&mut self, pager: &Rc<RefCell<Pager>>, reading: Reading) -> Result<(), StateError> {
         let index = reading.page as usize;
+        self.residency.places[index].is_requested = false;
         if let Some(spilled) = &mut self.residency.places[index].spilled {
             // If its bytes came back with the answer to the write, that is taken.
             spilled.writing = None;
@@ -448,6 +501,7 @@ impl Table {
         let bucket = Bucket { prefix: page.prefix, depth: page.depth, index: index as u32 };
         self.directories.hide(usize::from(page.group - self.range.start), bucket);
         self.residency.absent += 1;
+        self.residency.left += 1;
         if let Some(slot) = block {
             let (crc, len) = (crc32c(&bytes), bytes.len() as u32);
             let writing = pager.borrow_mut().write_slot(slot, bytes);
@@ -475,6 +529,7 @@ impl Table {
         self.directories.hide(usize::from(page.group - self.range.start), bucket);
         self.residency.places[index].emptied = true;
         self.residency.absent += 1;
+        self.residency.left += 1;
         true
     }
 
@@ -593,8 +648,8 @@ impl Table {
         self.residency.writing.len() + self.runs.as_ref().map_or(0, |runs| runs.writes_under_way())
     }
 
-    /// A page that may leave: not `keep`, of this length if one is asked for and there is one near, rather one that did not change since
-    /// the last barrier.
+    /// A page that may leave: not `keep`, of this length if one is asked for and there is one near; rather one that nobody asked for
+    /// lately, and one that did not change since the last barrier.
     fn next_victim(&mut self, keep: usize, len: Option<usize>) -> Option<usize> {
         /// How far to look for the best, and for one of the right length.
         const NEAR: usize = 64;
@@ -604,9 +659,12 @@ impl Table {
             let from_hand = (0..count.min(steps)).map(move |step| (hand + step) % count);
             from_hand.filter(|&index| self.may_leave(index, keep, len))
         };
+        let lately = self.residency.left.saturating_sub((count.saturating_sub(self.residency.absent) / 4) as u64);
+        let is_spare = |index: &usize| self.residency.places[*index].asked_for_at <= lately;
         let is_unchanged = |index: &usize| self.pages[*index].flags.iter().all(|flags| flags & LISTED == 0);
         let far = if len.is_some() { LESS_NEAR } else { count };
-        let victim = may_leave(NEAR).find(is_unchanged).or_else(|| may_leave(far).next())?;
+        let best = may_leave(NEAR).find(|index| is_spare(index) && is_unchanged(index));
+        let victim = best.or_else(|| may_leave(far).find(is_spare)).or_else(|| may_leave(far).next())?;
         self.residency.hand = (victim + 1) % count;
         Some(victim)
     }
@@ -795,7 +853,7 @@ impl Table {
         let Some(chain) = self.stored_chain(index) else { return Ok(()) };
         let (Some(piece), is_last) = (chain.get(nth).copied(), nth + 1 == chain.len()) else { return Ok(()) };
         let is_next = arriving.as_ref().map_or(0, |arriving| arriving.pieces) == nth;
-        let under_way = self.residency.reading.iter().any(|reading| reading.page as usize == index);
+        let under_way = self.residency.places[index].is_requested;
         // Damage is judged by whoever needs the page.
         if under_way || !is_next || key.checksum(bytes) != piece.crc {
             return Ok(());

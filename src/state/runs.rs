@@ -19,7 +19,7 @@
 use super::directory::{NO_PAGE, UNLOADED, without_mark};
 use super::layout::Layout;
 use super::page::{EMPTY, LISTED, PAGE_LEN, PAGE_LEN_STEP, Page, PageBytes, Probe, SlotAt, block_size, probe, tag_of};
-use super::residency::{READS_MAX, Spilled, WRITES_MAX, crc32c, give_up_task, read_buffer};
+use super::residency::{Spilled, crc32c, give_up_task, read_buffer};
 use super::slotted_page::{self, CellHead};
 use super::table::{Address, Table, live_slots};
 use super::{KeyGroup, KeyGroupRange, StateError};
@@ -32,8 +32,11 @@ use std::rc::Rc;
 /// again, what lies in runs stays in proportion to the state.
 const RUNS_BESIDE: usize = 16;
 const RUNS_PER_PAGE: usize = 4;
-/// Runs read side by side.
+/// Runs read side by side, and those on their way to the file.
 const RUN_READS_MAX: usize = 16;
+const RUN_WRITES_MAX: usize = 32;
+/// Pages of a key group read side by side.
+const PAGE_READS_MAX: usize = 32;
 
 /// Adds the second value to the first.
 pub(super) type Merge = Rc<dyn Fn(&mut [u8], &[u8])>;
@@ -271,7 +274,7 @@ impl Table {
     /// Starts to write the run of a key group, if there is one. `false`: it has no place in the spill file.
     fn write_run(&mut self, directory: usize) -> bool {
         let Some(pager) = self.pager() else { return false };
-        while self.runs.as_ref().is_some_and(|runs| runs.writing.len() >= WRITES_MAX) {
+        while self.runs.as_ref().is_some_and(|runs| runs.writing.len() >= RUN_WRITES_MAX) {
             self.wait_for_disk();
             self.collect_writes(&pager);
         }
@@ -381,7 +384,7 @@ impl Table {
         if indices.len() * PAGE_LEN > limit / 2 {
             return Ok(());
         }
-        for some in indices.chunks(READS_MAX / 2) {
+        for some in indices.chunks(PAGE_READS_MAX) {
             some.iter().try_for_each(|&index| self.request_page(index as usize))?;
             some.iter().try_for_each(|&index| self.bring_page(index as usize))?;
         }
@@ -500,11 +503,7 @@ impl Table {
     }
 
     /// Calls `each` for every entry of a key group: kind, key, value. Reads what is not in memory.
-    pub fn for_each_of(
-        &mut self,
-        group: KeyGroup,
-        mut each: impl FnMut(u8, &[u8], &[u8]),
-    ) -> Result<(), StateError> {
+    pub fn for_each_of(&mut self, group: KeyGroup, mut each: impl FnMut(u8, &[u8], &[u8])) -> Result<(), StateError> {
         if !self.range.contains(group) {
             return Ok(());
         }

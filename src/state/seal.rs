@@ -148,6 +148,7 @@ impl Table {
         let sealed = 1 - self.parity;
         let index = self.lists[sealed][self.harvested] as usize;
         self.harvested += 1;
+        self.fetch_sealed();
         let before = out.len();
         let page = &mut self.pages[index];
         let flags = std::mem::take(&mut page.flags[sealed]);
@@ -170,6 +171,30 @@ impl Table {
             self.clear_stage();
         }
         Ok(self.layout.grid(self.pages[index].bytes()).groups * CONTROL_LEN + out.len() - before)
+    }
+
+    /// Asks for what the harvest will read of the pages behind the next: their changes lie far apart, and none of it was read since the
+    /// barrier. First the controls, then the cells that they name.
+    fn fetch_sealed(&self) {
+        /// How many pages ahead, and how many groups of each: with more changes a page is read from one end to the other.
+        const CONTROLS: usize = 6;
+        const CELLS: usize = 3;
+        const GROUPS: usize = 4;
+        let sealed = 1 - self.parity;
+        let ahead = |pages: usize| {
+            let page = self.pages.get(*self.lists[sealed].get(self.harvested + pages)? as usize)?;
+            (!page.bytes().is_empty()).then(|| (page, self.layout.grid(page.bytes())))
+        };
+        if let Some((page, grid)) = ahead(CONTROLS) {
+            let groups = page.changed_groups(grid, sealed).take(GROUPS);
+            groups.for_each(|group| page.prefetch(grid.control_offset(group)));
+        }
+        if let Some((page, grid)) = ahead(CELLS) {
+            for group in page.changed_groups(grid, sealed).take(GROUPS) {
+                let cells = lanes(page.lanes(grid, group, sealed)).map(|lane| SlotAt { group, lane });
+                cells.for_each(|at| page.prefetch(self.layout.cell(page.bytes(), at).start));
+            }
+        }
     }
 
     pub(super) fn clear_stage(&mut self) {
@@ -212,7 +237,10 @@ impl Table {
         let (bytes, grid) = (page.bytes(), self.layout.grid(page.bytes()));
         let mut delta = piece::Delta::begin(out, self.page_key(index));
         // The page may have been longer when the epoch was sealed.
-        for group in 0..grid.groups.max(self.stage.collected_groups()) {
+        let has_staged = first_staged != NONE;
+        let all = if has_staged { grid.groups.max(self.stage.collected_groups()) } else { 0 };
+        let changed = page.changed_groups(grid, sealed).filter(|_| !has_staged);
+        for group in (0..all).chain(changed) {
             let staged = self.stage.collected_lanes(group);
             let in_place = if group < grid.groups { page.lanes(grid, group, sealed) } else { 0 };
             for lane in lanes(staged | in_place) {
@@ -234,7 +262,7 @@ impl Table {
     /// How many bytes a delta of the sealed changes of a page would take, about.
     fn changes_len(&self, page: &Page) -> usize {
         let (sealed, grid) = (1 - self.parity, self.layout.grid(page.bytes()));
-        let groups = (0..grid.groups).map(|group| (group, page.lanes(grid, group, sealed)));
+        let groups = page.changed_groups(grid, sealed).map(|group| (group, page.lanes(grid, group, sealed)));
         if let Layout::Fixed(shape) = self.layout {
             let slots: u32 = groups.map(|(_, set)| set.count_ones()).sum();
             return slots as usize * (shape.cell_len() + CHANGE_LEN);

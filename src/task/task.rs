@@ -141,16 +141,16 @@ impl Task {
         })
     }
 
-    /// Delivers a bounded amount of input, with a slice of the running snapshot behind each frame: none of them waits for several slices.
+    /// Delivers a bounded amount of input, with a slice of the running snapshot before each frame but the first: none of them waits for
+    /// several slices, or for one and for the other tasks of the slot.
     fn deliver(&mut self, cx: &mut ChainContext<'_>) -> bool {
-        let mut worked = false;
-        for _ in 0..DELIVERIES_PER_STEP_MAX {
-            let delivered = self.deliver_one(cx);
-            let harvested = self.push_snapshot(cx);
-            worked |= delivered | harvested;
-            if !delivered {
+        let mut worked = self.deliver_one(cx);
+        for _ in 1..DELIVERIES_PER_STEP_MAX {
+            worked |= self.push_snapshot(cx);
+            if !self.deliver_one(cx) {
                 return worked;
             }
+            worked = true;
         }
         worked
     }

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! Collecting -> Sealed -> Mapping* -> Manifest -> Writing -+-> Superblock -> WritingSuperblock -> Flushing -> committed
-//!                                                          +-> FlushingData -^  (large, or the first one)
+//!                                                          +-> FlushingData -^  (all written; large, or the first one)
 //! any failure -> Failing -> (ReplacingSuperblock) -> failed
 //! ```
-//! A small checkpoint spends one flush: data, manifest and superblock are flushed together, in any order, and `open`
+//! A small checkpoint spends one flush: data, manifest and superblock are written and flushed together, in any order, and `open`
 //! verifies every block the manifest added. A large one is flushed before its superblock is written, which then says
 //! "durable", so that opening never reads gigabytes. So is one without a retained predecessor: a crash must then leave
 //! either nothing or all of it, for there would be nothing to fall back to.
@@ -114,7 +114,7 @@ impl CheckpointStore {
                 self.map_changes(active, next);
             }
             Phase::Manifest if active.queue.is_empty() => self.queue_manifest(active),
-            Phase::Writing if quiet => self.written(io, active),
+            Phase::Writing if active.queue.is_empty() => self.placed(io, active, quiet),
             Phase::FlushingData if quiet => active.phase = Phase::Superblock,
             Phase::Superblock => self.write_superblock(io, active),
             Phase::WritingSuperblock if quiet => self.flush(io, active),
@@ -309,13 +309,14 @@ impl CheckpointStore {
         active.says = Some(manifest);
     }
 
-    fn written(&mut self, io: &mut dyn Io, active: &mut Active) {
+    /// All blocks have their places, and are written if it `is_quiet`.
+    fn placed(&mut self, io: &mut dyn Io, active: &mut Active, is_quiet: bool) {
         active.durable = active.new_bytes > self.options.one_flush_bytes_max || self.retained.is_empty();
-        if active.durable {
+        if !active.durable {
+            active.phase = Phase::Superblock;
+        } else if is_quiet {
             sync_extents(io, active);
             active.phase = Phase::FlushingData;
-        } else {
-            active.phase = Phase::Superblock;
         }
     }
 

@@ -277,13 +277,13 @@ enum Phase {
     MappingChanges { next: usize },
     /// Waits until all blocks have a place, then queues the manifest.
     Manifest,
-    /// Waits for all writes.
+    /// Waits until the manifest has a place; if the checkpoint is large, also for all writes.
     Writing,
     /// Waits for the flush of the data that precedes a durable superblock.
     FlushingData,
     /// Makes sure that there is a superblock file, then writes the superblock.
     Superblock,
-    /// Waits for the superblock to be written, then asks for the flush.
+    /// Waits for all writes, the superblock's too, then asks for the flush.
     WritingSuperblock,
     /// Waits for the flush.
     Flushing,
@@ -437,17 +437,23 @@ impl CheckpointStore {
     pub fn step(&mut self, io: &mut dyn Io, now_ns: u64) -> Option<StoreEvent> {
         /// Rounds of "collect answers, go on" per call; drivers that answer at once would otherwise run to the end.
         const ROUNDS_MAX: usize = 8;
+        const ADVANCES_MAX: usize = 8;
         io.drive();
         self.collect_background(io);
         self.load_some_map(io);
         let mut active = self.active.take()?;
         for _ in 0..ROUNDS_MAX {
-            let answers = self.collect(io, &mut active);
-            match self.advance(io, &mut active, now_ns) {
-                Advance::Ended(event) => return Some(event),
-                Advance::Worked => {}
-                Advance::Waiting if answers => {}
-                Advance::Waiting => break,
+            let mut has_worked = self.collect(io, &mut active);
+            // What waits for no answer follows at once.
+            for _ in 0..ADVANCES_MAX {
+                match self.advance(io, &mut active, now_ns) {
+                    Advance::Ended(event) => return Some(event),
+                    Advance::Worked => has_worked = true,
+                    Advance::Waiting => break,
+                }
+            }
+            if !has_worked {
+                break;
             }
             io.drive();
         }
