@@ -38,6 +38,11 @@ const RUN_WRITES_MAX: usize = 32;
 /// Pages of a key group read side by side.
 const PAGE_READS_MAX: usize = 32;
 
+/// A table adds blindly where a run for each key group takes at most this share of the budget, which all subtasks have in common,
+const BUDGET_SHARE: usize = 256;
+/// or it has so many pages for each.
+const PAGES_PER_GROUP_MIN: usize = 4;
+
 /// Adds the second value to the first.
 pub(super) type Merge = Rc<dyn Fn(&mut [u8], &[u8])>;
 
@@ -126,9 +131,15 @@ pub(super) enum AddTo {
 }
 
 impl Table {
-    /// Whether additions need no pages that are not in memory.
+    /// Whether additions need no pages that are not in memory. A small table whose pages had to leave for those of others is read back
+    /// with less memory than a run for each of its key groups takes.
     pub fn adds_blindly(&self) -> bool {
-        self.runs.is_some() && self.outgrew_memory()
+        if self.runs.is_none() || !self.outgrew_memory() {
+            return false;
+        }
+        let groups = self.range.len();
+        let costs_little = groups * PAGE_LEN * BUDGET_SHARE <= self.arena.budget().limit_bytes();
+        costs_little || self.pages.len() >= groups * PAGES_PER_GROUP_MIN
     }
 
     /// Where an addition to the value of this hash goes.
