@@ -25,9 +25,9 @@ use millstream::memory::{Arena, ArenaOptions, MemoryBudget};
 use millstream::metrics::{MetricsRegistry, TaskMetrics};
 use millstream::operator::{ChainContext, Flow, KeyedHead, Reduce, Signal, Stage};
 use millstream::record::Stamp;
-use millstream::slot::Doorbell;
+use millstream::slot::{Doorbell, LocalServices};
 use millstream::state::{HarvestProgress, KeyGroupRange, StateBackend, ValueState};
-use millstream::time::EventTimeMs;
+use millstream::time::{EventTimeMs, MachineClock};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap as StdHashMap;
 use std::hint::black_box;
@@ -218,6 +218,9 @@ impl Operator {
             splits: Arc::new([]),
             metrics: TaskMetrics::new(MetricsRegistry::new(), "bench".into(), 0),
             doorbell: bell(),
+            clock: Arc::new(MachineClock),
+            is_durable: false,
+            local: LocalServices::default(),
         };
         let (sender, receiver) = channel(ChannelOptions {
             who: "bench",

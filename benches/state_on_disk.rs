@@ -65,7 +65,7 @@ fn main() {
     if runs_part("restart") {
         restarts(&mut bench);
     }
-    let (budget_mib, seconds) = if bench.is_quick() { (32, 2) } else { (256, 20) };
+    let (budget_mib, seconds) = if bench.is_quick() { (32, 2) } else { (64, 10) };
     if runs_part("spill") {
         spill(&mut bench, budget_mib, Duration::from_secs(seconds));
     }

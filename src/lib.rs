@@ -11,6 +11,7 @@ pub use bytemuck;
 pub use millstream_derive::{Record, Schema};
 pub use rkyv;
 
+pub mod call;
 pub mod checkpoint;
 pub mod engine;
 pub mod exchange;

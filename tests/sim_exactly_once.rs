@@ -142,7 +142,7 @@ fn run(seed: u64) -> Result<Run, String> {
 /// Some of them twice, to see that a run is determined by its seed.
 fn checked_run(seed: u64) -> Result<Run, String> {
     let first = run(seed)?;
-    let again = if seed % 100 == 0 { run(seed)? } else { first };
+    let again = if seed.is_multiple_of(100) { run(seed)? } else { first };
     if first == again { Ok(first) } else { Err(format!("not determined by its seed: {first:?}, {again:?}")) }
 }
 

@@ -138,6 +138,10 @@ impl EngineBuilder {
         Self { pin, ..self }
     }
 
+    pub(super) fn io_choice(&self) -> IoChoice {
+        self.io
+    }
+
     /// Starts all threads. They sleep until a job is submitted.
     pub fn start(self) -> Result<Engine, EngineError> {
         let cpus = AllowedCpus::of_process();
@@ -148,7 +152,7 @@ impl EngineBuilder {
         let pins = if self.pin { cpus.for_slots(count) } else { vec![None; count] };
         let control_bell = Arc::new(Doorbell::new().map_err(EngineError::Doorbell)?);
         let control = ControlSender::new(control_bell.clone());
-        let mut engine = Engine { control, control_thread: None, slots: Vec::new(), slot_threads: Vec::new() };
+        let mut engine = Engine::without_threads(control, Vec::new());
         for (index, cpu) in pins.into_iter().enumerate() {
             let bell = Arc::new(Doorbell::new().map_err(EngineError::Doorbell)?);
             let (listener, choice) = (control_bell.clone(), self.io);
@@ -172,7 +176,12 @@ impl EngineBuilder {
 }
 
 impl Engine {
-    fn start_control(&mut self, builder: &EngineBuilder, bell: Arc<Doorbell>) -> Result<(), EngineError> {
+    /// An engine whose slots somebody else steps.
+    pub(super) fn without_threads(control: ControlSender, slots: Vec<SlotHandle>) -> Self {
+        Self { control, control_thread: None, slots, slot_threads: Vec::new() }
+    }
+
+    pub(super) fn start_control(&mut self, builder: &EngineBuilder, bell: Arc<Doorbell>) -> Result<(), EngineError> {
         let machine = Machine {
             memory_bytes: builder.memory_bytes,
             arena: ArenaOptions { huge_pages: builder.huge_pages },

@@ -8,9 +8,10 @@ use crate::graph::{BuildContext, Edge, EdgeId, JobGraph, Partitioning, VertexId,
 use crate::job_manager::TaskAddress;
 use crate::metrics::TaskMetrics;
 use crate::operator::OperatorFailure;
-use crate::slot::{Doorbell, SlotHandle};
+use crate::slot::{Doorbell, LocalServices, SlotHandle};
 use crate::state::{KeyGroupRange, StateBackend};
 use crate::task::{Deployment, Execution, ReportSender, Task, TaskInbox, TaskReport};
+use crate::time::Clock;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -42,8 +43,8 @@ impl JobRuntime {
             let start = self.start(of, vertex, &mut channels, inbox, reports.clone(), slot.bell().clone());
             let (share, reports) = (self.share, reports.clone());
             slot.call(move |slot| {
-                let now_ns = slot.clock().monotonic_ns();
-                let built = catch_unwind(AssertUnwindSafe(|| start.build(now_ns)));
+                let (clock, local) = (slot.clock().clone(), slot.services().clone());
+                let built = catch_unwind(AssertUnwindSafe(|| start.build(clock, local)));
                 let failure = match built {
                     Ok(Ok(task)) => {
                         slot.add(&name, share, Box::new(task));
@@ -101,6 +102,7 @@ impl JobRuntime {
             splits: self.splits.get(&vertex).cloned().unwrap_or_else(|| [].into()),
             metrics: TaskMetrics::new(self.shared.metrics.clone(), self.graph.name.as_str().into(), task.subtask),
             doorbell,
+            is_durable: self.has_store(),
         }
     }
 
@@ -158,11 +160,14 @@ struct Start {
     splits: Arc<[String]>,
     metrics: TaskMetrics,
     doorbell: Arc<Doorbell>,
+    is_durable: bool,
 }
 
 impl Start {
-    fn build(self, now_ns: u64) -> Result<Task, crate::graph::BuildError> {
-        let Self { deployment, outputs, parallelism, max_parallelism, arena, splits, metrics, doorbell } = self;
+    fn build(self, clock: Arc<dyn Clock>, local: LocalServices) -> Result<Task, crate::graph::BuildError> {
+        let Self { deployment, outputs, parallelism, max_parallelism, arena, splits, metrics, doorbell, is_durable } =
+            self;
+        let now_ns = clock.monotonic_ns();
         let state = StateBackend::new(deployment.key_groups, max_parallelism, arena.clone());
         let cx = BuildContext {
             subtask: deployment.of.task.subtask,
@@ -174,6 +179,9 @@ impl Start {
             splits,
             metrics,
             doorbell,
+            clock,
+            is_durable,
+            local,
         };
         Task::build(deployment, cx, now_ns)
     }

@@ -6,8 +6,9 @@ use crate::memory::Arena;
 use crate::metrics::TaskMetrics;
 use crate::operator::{ChainContext, Flow, Signal};
 use crate::sink::SinkError;
-use crate::slot::Doorbell;
+use crate::slot::{Doorbell, LocalServices};
 use crate::state::{StateBackend, StateError};
+use crate::time::Clock;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -52,6 +53,10 @@ pub trait SourceRoot: ChainRoot {
     /// Passes on the last watermark although the splits have not ended; nothing is read after it.
     fn drain(&mut self, cx: &mut ChainContext<'_>);
 
+    /// The barrier of a checkpoint with which the job is to end has passed, and nothing may be taken behind it (`true`); or that checkpoint
+    /// was given up (`false`). `read` is not called in between.
+    fn set_stopped(&mut self, _stopped: bool) {}
+
     /// When to read again although no doorbell rings.
     fn wake_at_ns(&self) -> Option<u64>;
 }
@@ -87,6 +92,12 @@ pub struct BuildContext {
     pub metrics: TaskMetrics,
     /// Wakes the slot this subtask runs on.
     pub doorbell: Arc<Doorbell>,
+    /// The engine's clock.
+    pub clock: Arc<dyn Clock>,
+    /// Whether the job's checkpoints are durable.
+    pub is_durable: bool,
+    /// What this subtask offers to other code on its thread.
+    pub local: LocalServices,
 }
 
 /// Why a chain could not be built.

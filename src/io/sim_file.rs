@@ -9,6 +9,9 @@ use crate::sim::Rng;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+/// More than this is not kept back: what has waited longest reaches the medium without a flush, as an operating system sees to it.
+const PENDING_BYTES_MAX: usize = 4 << 20;
+
 /// What a medium writes at once.
 pub(super) const SECTOR_BYTES: usize = 512;
 
@@ -18,6 +21,7 @@ pub(super) struct SimFile {
     current: Vec<u8>,
     durable: Vec<u8>,
     pending: Vec<Fact>,
+    pending_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -52,6 +56,10 @@ impl SimFile {
         }
         self.current[offset..end].copy_from_slice(bytes);
         self.pending.push(Fact::Written { offset, bytes: bytes.to_vec() });
+        self.pending_bytes += bytes.len();
+        if self.pending_bytes > PENDING_BYTES_MAX {
+            self.write_back(self.pending.len() / 2);
+        }
     }
 
     pub(super) fn resize(&mut self, len: usize) {
@@ -61,9 +69,16 @@ impl SimFile {
 
     /// A flush that succeeds: everything pending is on the medium.
     pub(super) fn sync(&mut self) {
-        for fact in std::mem::take(&mut self.pending) {
+        self.write_back(self.pending.len());
+    }
+
+    fn write_back(&mut self, oldest: usize) {
+        for fact in self.pending.drain(..oldest) {
             match fact {
-                Fact::Written { offset, bytes } => overlay(&mut self.durable, offset, &bytes),
+                Fact::Written { offset, bytes } => {
+                    self.pending_bytes -= bytes.len();
+                    overlay(&mut self.durable, offset, &bytes);
+                }
                 Fact::Resized { to, .. } => self.durable.resize(to, 0),
             }
         }
@@ -74,6 +89,7 @@ impl SimFile {
     pub(super) fn fail_sync(&mut self, rng: &mut Rng) {
         self.durable = self.after_crash(Survivors::Random, rng);
         self.pending.clear();
+        self.pending_bytes = 0;
     }
 
     /// The machine stops: what the medium holds is what there is.
@@ -81,6 +97,7 @@ impl SimFile {
         self.durable = self.after_crash(survivors, rng);
         self.current.clone_from(&self.durable);
         self.pending.clear();
+        self.pending_bytes = 0;
     }
 
     /// Changes a byte behind everybody's back.

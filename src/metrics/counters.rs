@@ -51,17 +51,23 @@ pub enum LossReason {
     BadRecord,
     /// It has no timestamp where one is needed.
     NoTimestamp,
+    /// A call whose caller had given it up before it was taken: it had no effect.
+    CallGivenUp,
+    /// A subscriber did not keep up, and wants to lose records rather than to hold the job back.
+    NotTaken,
 }
 
 impl LossReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::LateForWindow,
         Self::LateForJoin,
         Self::LateForOrder,
         Self::BetweenWindows,
         Self::BadRecord,
         Self::NoTimestamp,
+        Self::CallGivenUp,
+        Self::NotTaken,
     ];
 
     /// Whether the record was late, rather than unfit.
@@ -78,6 +84,8 @@ impl LossReason {
             Self::BetweenWindows => "dropped_between_windows",
             Self::BadRecord => "dropped_bad_record",
             Self::NoTimestamp => "dropped_no_timestamp",
+            Self::CallGivenUp => "dropped_call_given_up",
+            Self::NotTaken => "dropped_not_taken",
         }
     }
 }

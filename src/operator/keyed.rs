@@ -63,8 +63,9 @@ impl<K: ?Sized, R: Record> Clone for KeyedRecord<'_, K, R> {
 
 impl<K: ?Sized, R: Record> Copy for KeyedRecord<'_, K, R> {}
 
-/// How often a frame's pages are asked for before it is delivered whether they are there or not: memory may not hold them all.
-const LOOKS_MAX: u32 = 512;
+/// A frame's pages are asked for once for every so many that are in memory, then it is delivered whether they are there or not: where
+/// memory holds few, each that comes sends another one away.
+const PAGES_PER_LOOK: usize = 32;
 /// As long as so many pages are on their way, no more are asked for.
 const READS_LOW: usize = 32;
 
@@ -74,7 +75,7 @@ pub struct KeyedHead<K: ?Sized, R, S> {
     state: Rc<RefCell<StateBackend>>,
     stage: S,
     /// How often pages were asked for that the next frame needs.
-    looks: u32,
+    looks: usize,
     _record: PhantomData<fn(&R, &K)>,
 }
 
@@ -92,9 +93,14 @@ impl<K: Key + ?Sized, R: Record, S: KeyedStage<K, R>> KeyedHead<K, R, S> {
         if self.looks > 0 && is_moving && (!has_changed || reads > READS_LOW) {
             return Ok(false);
         }
-        let all_are_in = self.ask_for(frame)?;
+        if self.looks * PAGES_PER_LOOK > self.state.borrow().pages_in_memory() {
+            if reads == 0 {
+                self.looks = 0;
+            }
+            return Ok(reads == 0);
+        }
+        let is_ready = self.ask_for(frame)? || !self.state.borrow().is_moving_pages();
         self.looks += 1;
-        let is_ready = all_are_in || self.looks > LOOKS_MAX || !self.state.borrow().is_moving_pages();
         if is_ready {
             self.looks = 0;
         } else if let Some(following) = frame.following() {

@@ -55,7 +55,7 @@ where
     }
 
     /// Hands one record to the function. Event-time state expires by `expiry`.
-    pub(super) fn on_record(
+    pub(crate) fn on_record(
         &mut self,
         cx: &mut ChainContext<'_>,
         stamp: &Stamp,
@@ -97,17 +97,27 @@ where
     }
 
     /// The operator's watermark.
-    pub(super) fn watermark(&self) -> Watermark {
+    pub(crate) fn watermark(&self) -> Watermark {
         self.watermark
     }
 
     /// Whether no further record or timer may be handled now.
-    pub(super) fn must_pause(&self, cx: &ChainContext<'_>) -> bool {
+    pub(crate) fn must_pause(&self, cx: &ChainContext<'_>) -> bool {
         cx.failure.is_some() || self.outputs_are_blocked()
     }
 
-    pub(super) fn outputs_are_blocked(&self) -> bool {
+    pub(crate) fn outputs_are_blocked(&self) -> bool {
         self.next.is_blocked() || self.side.is_blocked()
+    }
+
+    /// Takes a signal as a stage does: timers fire before a watermark goes on.
+    pub(crate) fn take_signal(&mut self, cx: &mut ChainContext<'_>, signal: &mut Signal<'_>) -> Flow {
+        if let Signal::Watermark(watermark) = signal
+            && self.fire_due(cx, *watermark) == Flow::More
+        {
+            return Flow::More;
+        }
+        self.pass_on(cx, signal)
     }
 
     /// Hands a signal to both outputs, after the function has had its part.
@@ -173,12 +183,7 @@ where
     }
 
     fn signal(&mut self, cx: &mut ChainContext<'_>, signal: &mut Signal<'_>) -> Flow {
-        if let Signal::Watermark(watermark) = signal
-            && self.fire_due(cx, *watermark) == Flow::More
-        {
-            return Flow::More;
-        }
-        self.pass_on(cx, signal)
+        self.take_signal(cx, signal)
     }
 
     fn is_blocked(&self) -> bool {

@@ -3,7 +3,7 @@
 use super::{ChainContext, Flow, Signal, Stage};
 use crate::graph::{BuildContext, BuildError};
 use crate::memory::Arena;
-use crate::metrics::{LatencyRecorder, OperatorCounters};
+use crate::metrics::{LatencyRecorder, LossReason, OperatorCounters};
 use crate::record::Stamp;
 use crate::sink::{Sink, SinkContext, SinkError, SinkWriter};
 use std::marker::PhantomData;
@@ -29,9 +29,10 @@ impl<V: 'static, W: SinkWriter<V>> SinkStage<V, W> {
         sink: &S,
         cx: &mut BuildContext,
     ) -> Result<Self, BuildError> {
-        let writer = sink
+        let mut writer = sink
             .open(cx.subtask, cx.parallelism)
             .map_err(|error| BuildError::Sink { sink: operator.to_string(), error })?;
+        writer.set_doorbell(&cx.doorbell);
         Ok(Self {
             operator: operator.clone(),
             writer,
@@ -89,6 +90,10 @@ impl<V: 'static, W: SinkWriter<V>> Stage<V> for SinkStage<V, W> {
             Signal::Committed(committed) => **committed &= self.writer.is_committed(),
             Signal::Poll(worked) => {
                 **worked |= self.with_writer(cx, |writer, cx| writer.poll(cx)).unwrap_or(false);
+                match self.writer.take_dropped() {
+                    0 => {}
+                    dropped => self.counters.lost(LossReason::NotTaken).add(dropped),
+                }
                 self.latency.hand_over_if_asked();
             }
             Signal::Close => self.writer.close(cx.io),

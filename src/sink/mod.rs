@@ -11,6 +11,7 @@ mod file_transaction;
 mod json_lines;
 mod part;
 mod print;
+mod subscription;
 #[cfg(test)]
 mod test_support;
 mod writer;
@@ -22,4 +23,5 @@ pub use discard::{Discard, DiscardWriter};
 pub use json_lines::SerdeJson;
 pub use json_lines::{EncodeWith, JsonLines, JsonLinesWriter, LineEncoder};
 pub use print::{Print, PrintWriter};
+pub use subscription::{Subscribe, Subscription, SubscriptionWriter, WhenFull};
 pub use writer::{Sink, SinkContext, SinkError, SinkWriter};

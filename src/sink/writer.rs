@@ -9,7 +9,9 @@ use crate::checkpoint::CheckpointId;
 use crate::io::Io;
 use crate::memory::Arena;
 use crate::record::Stamp;
+use crate::slot::Doorbell;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// A sink of records of type `V`, described once and opened once per subtask.
 pub trait Sink<V>: Clone + Send + Sync + 'static {
@@ -67,6 +69,14 @@ pub trait SinkWriter<V>: 'static {
     fn is_ready(&self) -> bool {
         true
     }
+
+    /// How many records were thrown away since this was last asked, because nobody took them.
+    fn take_dropped(&mut self) -> u64 {
+        0
+    }
+
+    /// The doorbell of the slot that writes, told once after `open`: rung by those who make room from other threads.
+    fn set_doorbell(&mut self, _doorbell: &Arc<Doorbell>) {}
 
     /// Gives up open files, after the last checkpoint or after a failure. What was not committed stays invisible.
     fn close(&mut self, _io: &mut dyn Io) {}

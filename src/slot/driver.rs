@@ -4,9 +4,10 @@
 //! until the doorbell rings, an operation completes, a task's wish to wake is due, or a second is over.
 
 use super::idle::{IdleAction, IdlePolicy};
-use super::{Progress, Slot, StepContext};
+use super::{Doorbell, Progress, Slot, StepContext};
 use crate::io::Io;
 use crate::time::Clock;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The longest sleep: a lost wake-up of a faulty kernel or device costs this much, and one wake-up a second costs nothing.
@@ -17,43 +18,90 @@ const DRIVE_EVERY_NS: u64 = 100_000;
 
 /// Runs a slot on the calling thread until it is stopped. `io` must wait on the slot's doorbell.
 pub fn drive(slot: &mut Slot, io: &mut dyn Io, mut idle: IdlePolicy) {
-    let clock = slot.clock().clone();
-    let bell = slot.handle().bell().clone();
-    let mut wall = WallTime::read(&*clock);
-    let mut driven_ns = wall.read_ns;
+    let mut turns = Turns::new(slot);
     loop {
-        let now_ns = clock.monotonic_ns();
-        let wall_ms = wall.at(now_ns, &*clock);
-        let mut progress = slot.step(&mut StepContext { now_ns, wall_ms, io });
-        let worked = progress == Progress::Worked;
-        if io.in_flight() > 0 && (!worked || now_ns.saturating_sub(driven_ns) >= DRIVE_EVERY_NS) {
-            io.drive();
-            driven_ns = now_ns;
-        }
+        let (mut progress, now_ns) = turns.turn(slot, io);
         if progress != Progress::Done {
-            match idle.after_step(worked, now_ns) {
+            match idle.after_step(progress == Progress::Worked, now_ns) {
                 IdleAction::Step => {}
                 IdleAction::Spin => std::hint::spin_loop(),
                 IdleAction::Park => {
-                    bell.announce();
-                    let announced_ns = clock.monotonic_ns();
-                    progress = slot.step(&mut StepContext { now_ns: announced_ns, wall_ms, io });
-                    if progress == Progress::Idle {
-                        let wake_ns = slot.wake_at_ns().map_or(SLEEP_NS_MAX, |at| at.saturating_sub(announced_ns));
-                        if wake_ns > 0 {
-                            io.wait(Duration::from_nanos(wake_ns.min(SLEEP_NS_MAX)));
+                    let parked;
+                    (progress, parked) = turns.park(slot, io, SLEEP_NS_MAX);
+                    match parked {
+                        Parked::Slept { slept_ns } => idle.after_sleep(slept_ns),
+                        Parked::FoundWork { now_ns } => {
+                            idle.after_step(true, now_ns);
                         }
-                        idle.after_sleep(clock.monotonic_ns().saturating_sub(announced_ns));
-                    } else {
-                        idle.after_step(true, announced_ns);
                     }
-                    bell.withdraw();
                 }
             }
         }
         if progress == Progress::Done {
             return;
         }
+    }
+}
+
+/// Takes a slot's turns on the calling thread, one at a time.
+pub(crate) struct Turns {
+    clock: Arc<dyn Clock>,
+    bell: Arc<Doorbell>,
+    wall: WallTime,
+    driven_ns: u64,
+}
+
+/// How a wish to sleep ended.
+pub(crate) enum Parked {
+    /// It slept, or had no time to.
+    Slept { slept_ns: u64 },
+    /// The look behind the announcement found something to do.
+    FoundWork { now_ns: u64 },
+}
+
+impl Turns {
+    pub(crate) fn new(slot: &Slot) -> Self {
+        let (clock, bell) = (slot.clock().clone(), slot.handle().bell().clone());
+        let wall = WallTime::read(&*clock);
+        Self { driven_ns: wall.read_ns, clock, bell, wall }
+    }
+
+    /// A step of the slot and, when it is time, of its I/O; and when the step began.
+    #[inline]
+    pub(crate) fn turn(&mut self, slot: &mut Slot, io: &mut dyn Io) -> (Progress, u64) {
+        let (now_ns, wall_ms) = self.now();
+        let progress = slot.step(&mut StepContext { now_ns, wall_ms, io });
+        let worked = progress == Progress::Worked;
+        if io.in_flight() > 0 && (!worked || now_ns.saturating_sub(self.driven_ns) >= DRIVE_EVERY_NS) {
+            io.drive();
+            self.driven_ns = now_ns;
+        }
+        (progress, now_ns)
+    }
+
+    /// Sleeps until somebody rings, a task wants to be stepped or `at_most_ns` are over, unless there is something to do.
+    pub(crate) fn park(&mut self, slot: &mut Slot, io: &mut dyn Io, at_most_ns: u64) -> (Progress, Parked) {
+        self.bell.announce();
+        let (announced_ns, wall_ms) = self.now();
+        let progress = slot.step(&mut StepContext { now_ns: announced_ns, wall_ms, io });
+        let parked = if progress == Progress::Idle {
+            let wake_ns = slot.wake_at_ns().map_or(at_most_ns, |at| at.saturating_sub(announced_ns));
+            if wake_ns > 0 {
+                io.wait(Duration::from_nanos(wake_ns.min(at_most_ns)));
+            }
+            Parked::Slept { slept_ns: self.clock.monotonic_ns().saturating_sub(announced_ns) }
+        } else {
+            Parked::FoundWork { now_ns: announced_ns }
+        };
+        self.bell.withdraw();
+        (progress, parked)
+    }
+
+    /// Monotonic nanoseconds and wall-clock milliseconds.
+    #[inline]
+    pub(crate) fn now(&mut self) -> (u64, i64) {
+        let now_ns = self.clock.monotonic_ns();
+        (now_ns, self.wall.at(now_ns, &*self.clock))
     }
 }
 
@@ -83,9 +131,8 @@ mod tests {
     use crate::checkpoint::CheckpointId;
     use crate::exchange::{ChannelOptions, Delivery, InBand, Receiver, RecordShape, Sender, channel};
     use crate::memory::{Arena, ArenaOptions, MemoryBudget};
-    use crate::slot::{Doorbell, Share, SlotEvent, SlotHandle, SlotTask, TaskExit, spawn_slot};
+    use crate::slot::{Share, SlotEvent, SlotHandle, SlotTask, TaskExit, spawn_slot};
     use crate::time::MachineClock;
-    use std::sync::Arc;
     use std::thread::JoinHandle;
 
     fn start(name: &str, listener: &Arc<Doorbell>) -> (SlotHandle, JoinHandle<()>) {

@@ -1,14 +1,17 @@
 //! Who runs? A slot: one pinned thread that steps the tasks given to it, and sleeps when there is nothing to do.
 //!
-//! Here: the slot as a step machine (`run_loop`), which task is next (`schedule`), how a slot waits (`idle`), the thread and the
+//! Here: the slot as a step machine (`run_loop`), which task is next (`schedule`), how a slot waits (`idle`), what is offered on its own thread (`local`), how host threads wait for it (`host_wait`), the thread and the
 //! driver under it (`thread`, `driver`), the CPUs it may use (`affinity`), what others see of it (`watch`) and how they
 //! reach it (`inbox`). Not here: what a task does (`task`), which task goes to which slot (`job_manager`).
 
 mod affinity;
 mod doorbell;
+mod doorbells;
 mod driver;
+mod host_wait;
 mod idle;
 mod inbox;
+mod local;
 mod run_loop;
 mod schedule;
 mod thread;
@@ -16,9 +19,14 @@ mod watch;
 
 pub use affinity::{AllowedCpus, pin_current_thread};
 pub use doorbell::Doorbell;
+pub(crate) use doorbells::Doorbells;
+pub(crate) use driver::Turns;
 pub use driver::drive;
+pub(crate) use host_wait::{HostWait, HostWaiters};
 pub use idle::{IdleAction, IdlePolicy, SPIN_BUDGET_DEFAULT_NS, SPIN_BUDGET_MAX_NS, WAKE_COST_NS};
 pub use inbox::{SlotCall, SlotEvent, SlotHandle, TaskExit, TaskId};
+pub use local::LocalServices;
+pub(crate) use run_loop::panic_message;
 pub use run_loop::{Slot, TaskReport};
 pub use schedule::Share;
 pub use thread::{SlotError, spawn_slot};

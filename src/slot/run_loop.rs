@@ -7,7 +7,7 @@
 use super::inbox::{SlotCommand, SlotEvent, SlotHandle, TaskExit, TaskId};
 use super::schedule::{self, Patience, Share, Standing};
 use super::watch::NameId;
-use super::{Doorbell, Progress, SlotTask, StepContext};
+use super::{Doorbell, LocalServices, Progress, SlotTask, StepContext};
 use crate::time::Clock;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,6 +20,7 @@ pub struct Slot {
     patience: Patience,
     handle: SlotHandle,
     clock: Arc<dyn Clock>,
+    services: LocalServices,
     stopped: bool,
 }
 
@@ -48,7 +49,8 @@ impl Slot {
     /// A slot without tasks, woken by `bell`, measuring with `clock`. `listener` is rung when a task leaves.
     pub fn new(bell: Arc<Doorbell>, listener: Option<Arc<Doorbell>>, clock: Arc<dyn Clock>) -> Self {
         let handle = SlotHandle::new(bell, listener);
-        Self { entries: Vec::new(), patience: Patience::default(), handle, clock, stopped: false }
+        let services = LocalServices::default();
+        Self { entries: Vec::new(), patience: Patience::default(), handle, clock, services, stopped: false }
     }
 
     /// One sweep: commands first, then a step of each task whose turn it is. `Done` once stopped; its tasks are gone then.
@@ -92,6 +94,11 @@ impl Slot {
         &self.handle
     }
 
+    /// What its tasks offer to other code on this thread.
+    pub fn services(&self) -> &LocalServices {
+        &self.services
+    }
+
     /// The slot's clock.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
@@ -111,7 +118,7 @@ impl Slot {
                 SlotCommand::Call(call) => {
                     // The slot's own state is changed by single pushes and removals, so a call that panics leaves it whole.
                     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| call(self))) {
-                        tracing::error!("a call on a slot panicked: {}", message(&*panic));
+                        tracing::error!("a call on a slot panicked: {}", panic_message(&*panic));
                     }
                 }
                 SlotCommand::Stop => self.stopped = true,
@@ -170,7 +177,7 @@ impl Slot {
             let dropped = catch_unwind(AssertUnwindSafe(|| drop(task)));
             let exit = match (exit, dropped) {
                 (Some(exit @ TaskExit::Panicked(_)), _) => exit,
-                (_, Err(panic)) => TaskExit::Panicked(message(&*panic)),
+                (_, Err(panic)) => TaskExit::Panicked(panic_message(&*panic)),
                 (exit, Ok(())) => exit.unwrap_or(TaskExit::Removed),
             };
             self.handle.watch().forget(name_id);
@@ -191,7 +198,7 @@ impl Entry {
             }
             Ok(progress) => progress,
             Err(panic) => {
-                self.exit = Some(TaskExit::Panicked(message(&*panic)));
+                self.exit = Some(TaskExit::Panicked(panic_message(&*panic)));
                 Progress::Done
             }
         }
@@ -208,7 +215,7 @@ impl Entry {
 }
 
 /// The words of a panic.
-fn message(panic: &(dyn Any + Send)) -> String {
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("a panic without a message").to_owned()
 }

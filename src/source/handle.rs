@@ -5,10 +5,11 @@
 
 use super::reader::{ReadContext, ReadStatus, Source, SourceError, SplitReader};
 use crate::io::Io;
-use crate::slot::Doorbell;
+use crate::slot::{Doorbell, Doorbells};
+use crate::time::{Clock, MachineClock};
 use crossbeam_queue::ArrayQueue;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// How often a blocked push tries again at once, and then how often it yields before it sleeps.
@@ -17,10 +18,9 @@ const YIELDS_MAX: u32 = 128;
 /// How long a blocked push sleeps between tries: a full queue takes longer than this to drain.
 const NAP: Duration = Duration::from_micros(50);
 
-/// The reading end, one split called "push". Clones share the queue; one reader at a time takes from it.
+/// The reading ends of one queue or several, each a split. Clones share the queues; one reader at a time takes from each.
 pub struct PushSource<T> {
-    shared: Arc<Shared<T>>,
-    _guard: Arc<ReadingEnd<T>>,
+    queues: Arc<[Arc<ReadingEnd<T>>]>,
 }
 
 /// The pushing end. Clones push into the same queue; the split ends when one is closed, or all are dropped.
@@ -53,18 +53,7 @@ struct Shared<T> {
     queue: ArrayQueue<(T, u64)>,
     is_closed: AtomicBool,
     is_abandoned: AtomicBool,
-    bells: Bells,
-}
-
-/// Doorbells of all slots that ever read, in a list that only grows: rung without a lock. Ringing one of an ended slot does no harm.
-#[derive(Default)]
-struct Bells {
-    first: OnceLock<Box<BellNode>>,
-}
-
-struct BellNode {
-    bell: Arc<Doorbell>,
-    next: OnceLock<Box<BellNode>>,
+    bells: Doorbells,
 }
 
 /// Dropped with the last handle.
@@ -76,21 +65,38 @@ struct ReadingEnd<T>(Arc<Shared<T>>);
 impl<T: Send + 'static> PushSource<T> {
     /// Both ends of a queue of `capacity` records (at least one).
     pub fn new(capacity: usize) -> (Self, PushHandle<T>) {
-        let shared = Arc::new(Shared {
-            queue: ArrayQueue::new(capacity.max(1)),
-            is_closed: AtomicBool::new(false),
-            is_abandoned: AtomicBool::new(false),
-            bells: Bells::default(),
-        });
-        let source = Self { shared: shared.clone(), _guard: Arc::new(ReadingEnd(shared.clone())) };
-        (source, PushHandle { shared: shared.clone(), _guard: Arc::new(PushingEnd(shared)) })
+        let (end, handle) = queue(capacity);
+        (Self { queues: [end].into() }, handle)
     }
+
+    /// A queue of its own for each of so many handles: threads that push do not touch each other's cache lines, and none fills the queue
+    /// of another. Each queue is a split, so several subtasks read.
+    pub fn with_handles(handles: usize, capacity: usize) -> (Self, Vec<PushHandle<T>>) {
+        let (ends, handles): (Vec<_>, Vec<_>) = (0..handles).map(|_| queue(capacity)).unzip();
+        (Self { queues: ends.into() }, handles)
+    }
+}
+
+fn queue<T>(capacity: usize) -> (Arc<ReadingEnd<T>>, PushHandle<T>) {
+    let shared = Arc::new(Shared {
+        queue: ArrayQueue::new(capacity.max(1)),
+        is_closed: AtomicBool::new(false),
+        is_abandoned: AtomicBool::new(false),
+        bells: Doorbells::default(),
+    });
+    (Arc::new(ReadingEnd(shared.clone())), PushHandle { shared: shared.clone(), _guard: Arc::new(PushingEnd(shared)) })
 }
 
 impl<T> PushHandle<T> {
     /// Pushes a record if there is room. Its latency counts from when it is read.
     pub fn try_push(&self, record: T) -> Result<(), PushError<T>> {
         self.try_push_at(record, 0)
+    }
+
+    /// As `try_push`; the record's latency counts from now, and how long it waits in the queue is among the source's metrics. Costs a
+    /// look at the clock.
+    pub fn try_push_timed(&self, record: T) -> Result<(), PushError<T>> {
+        self.try_push_at(record, MachineClock.monotonic_ns())
     }
 
     /// As `try_push`; the record's latency counts from `intended_ns` of the engine's monotonic clock.
@@ -135,7 +141,7 @@ impl<T> PushHandle<T> {
 
 impl<T> Clone for PushSource<T> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone(), _guard: self._guard.clone() }
+        Self { queues: self.queues.clone() }
     }
 }
 
@@ -164,47 +170,38 @@ impl<T> Drop for ReadingEnd<T> {
     }
 }
 
-impl Bells {
-    fn add(&self, bell: &Arc<Doorbell>) {
-        let mut place = &self.first;
-        loop {
-            let node = place.get_or_init(|| Box::new(BellNode { bell: bell.clone(), next: OnceLock::new() }));
-            if Arc::ptr_eq(&node.bell, bell) {
-                return;
-            }
-            place = &node.next;
-        }
-    }
-
-    fn ring(&self) {
-        let mut node = self.first.get();
-        while let Some(BellNode { bell, next }) = node.map(|node| &**node) {
-            bell.ring();
-            node = next.get();
-        }
-    }
-}
-
 impl<T: Send + 'static> Source for PushSource<T> {
     type Record = T;
     type Reader = PushReader<T>;
 
     fn splits(&self, _: &mut dyn Io) -> Result<Vec<String>, SourceError> {
-        Ok(vec!["push".to_owned()])
+        Ok((0..self.queues.len()).map(split_name).collect())
     }
 
-    fn open(&self, _: &str, _: Option<&[u8]>) -> Result<PushReader<T>, SourceError> {
-        Ok(PushReader { source: self.clone() })
+    fn open(&self, split: &str, _: Option<&[u8]>) -> Result<PushReader<T>, SourceError> {
+        let queue = self.queues.iter().enumerate().find(|(index, _)| split_name(*index) == split);
+        let Some((_, end)) = queue else {
+            let reason = format!("there are {} queues, none is called so", self.queues.len());
+            return Err(SourceError::BadPosition { split: split.to_owned(), reason });
+        };
+        Ok(PushReader { end: end.clone() })
     }
 }
 
-/// Takes from the queue.
+/// What the split of a queue is called.
+fn split_name(index: usize) -> String {
+    if index == 0 { "push".to_owned() } else { format!("push-{index}") }
+}
+
+/// Takes from one queue.
 pub struct PushReader<T> {
-    source: PushSource<T>,
+    end: Arc<ReadingEnd<T>>,
 }
 
 impl<T: Send + 'static> SplitReader for PushReader<T> {
     type Record = T;
+
+    const MEASURES_WAIT: bool = true;
 
     fn read<E: FnMut(&mut ReadContext<'_>, &T, u64)>(
         &mut self,
@@ -213,9 +210,10 @@ impl<T: Send + 'static> SplitReader for PushReader<T> {
         mut emit: E,
     ) -> Result<ReadStatus, SourceError> {
         // Asked first: what was pushed before the end is in the queue then.
-        let is_closed = self.source.shared.is_closed.load(Ordering::Acquire);
+        let Shared { queue, is_closed, .. } = &*self.end.0;
+        let is_closed = is_closed.load(Ordering::Acquire);
         for _ in 0..records_max {
-            match self.source.shared.queue.pop() {
+            match queue.pop() {
                 Some((record, 0)) => emit(cx, &record, cx.now_ns),
                 Some((record, intended_ns)) => emit(cx, &record, intended_ns),
                 None if is_closed => return Ok(ReadStatus::Ended),
@@ -228,7 +226,7 @@ impl<T: Send + 'static> SplitReader for PushReader<T> {
     fn position(&self, _: &mut Vec<u8>) {}
 
     fn set_doorbell(&mut self, doorbell: &Arc<Doorbell>) {
-        self.source.shared.bells.add(doorbell);
+        self.end.0.bells.add(doorbell);
     }
 }
 
@@ -307,6 +305,21 @@ mod tests {
         threads.into_iter().for_each(|thread| thread.join().unwrap());
         all.sort_unstable();
         assert!(all.into_iter().eq(0..1500));
+    }
+
+    #[test]
+    fn each_handle_of_several_has_a_queue_and_a_split_of_its_own() {
+        let mut rig = Rig::new();
+        let (source, handles) = PushSource::with_handles(2, 1);
+        let names = source.splits(&mut rig.io).unwrap();
+        assert_eq!(names, ["push", "push-1"]);
+        let mut readers: Vec<_> = names.iter().map(|name| source.open(name, None).unwrap()).collect();
+        (0..2).for_each(|index| handles[index].try_push(index).unwrap());
+        assert!(handles[0].try_push(7).is_err());
+        drop(handles);
+        let read: Vec<_> = readers.iter_mut().map(|reader| rig.read(reader, 5).unwrap().0).collect();
+        assert_eq!(read, [[(0, 0)], [(1, 0)]]);
+        assert!(source.open("push-2", None).is_err());
     }
 
     #[test]

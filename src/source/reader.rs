@@ -26,6 +26,9 @@ pub trait SplitReader: 'static {
     /// What it yields.
     type Record;
 
+    /// Whether records wait somewhere between the time they were meant to be emitted and `read`: then the engine records how long.
+    const MEASURES_WAIT: bool = false;
+
     /// Yields at most `records_max` records to `emit`, each with the time it was meant to be emitted (nanoseconds of the engine's
     /// monotonic clock; `cx.now_ns` when the source does not know). Lends its context to `emit` meanwhile. Never blocks.
     fn read<E: FnMut(&mut ReadContext<'_>, &Self::Record, u64)>(

@@ -145,6 +145,11 @@ impl StateBackend {
         self.tables.iter().map(|table| table.borrow().reads_under_way()).sum()
     }
 
+    /// How many pages are in memory.
+    pub fn pages_in_memory(&self) -> usize {
+        self.tables.iter().map(|table| table.borrow().pages_in_memory()).sum()
+    }
+
     /// Whether pages are on their way into memory, or out of it.
     pub fn is_moving_pages(&self) -> bool {
         self.tables.iter().any(|table| table.borrow().is_moving_pages())

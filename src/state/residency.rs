@@ -198,7 +198,7 @@ impl Table {
                 match self.try_block(block_size(len as usize)) {
                     Ok(into) => self.read_spilled(index, into),
                     Err(_) => {
-                        self.evict_some(WRITES_MAX, Some(len as usize));
+                        self.evict_spare(self.few_pages(), len as usize);
                         self.residency.is_short = self.is_moving_pages();
                     }
                 }
@@ -619,11 +619,13 @@ impl Table {
             return false;
         }
         let mut evicted = 0;
-        while evicted < AT_ONCE && self.residency.writing.len() < WRITES_MAX {
+        let at_once = AT_ONCE.min(self.few_pages());
+        while evicted < at_once && self.residency.writing.len() < WRITES_MAX {
             // Pages of other lengths help if those that leave lay side by side.
             let Some(victim) = self.next_victim(keep, Some(len)).or_else(|| self.next_victim(keep, None)) else {
                 break;
             };
+            self.residency.hand = (victim + 1) % self.pages.len();
             if !self.evict(victim) {
                 break;
             }
@@ -648,25 +650,49 @@ impl Table {
         self.residency.writing.len() + self.runs.as_ref().map_or(0, |runs| runs.writes_under_way())
     }
 
-    /// A page that may leave: not `keep`, of this length if one is asked for and there is one near; rather one that nobody asked for
-    /// lately, and one that did not change since the last barrier.
-    fn next_victim(&mut self, keep: usize, len: Option<usize>) -> Option<usize> {
-        /// How far to look for the best, and for one of the right length.
+    /// A page that may leave: not `keep`, of this length if one is asked for and there is one near, rather one that nobody asked for lately.
+    fn next_victim(&self, keep: usize, len: Option<usize>) -> Option<usize> {
+        self.next_spare(keep, len).or_else(|| self.victim_among(self.pages.len(), keep, len, |_| true))
+    }
+
+    /// The same, but none that somebody asked for lately; rather one that did not change since the last barrier.
+    fn next_spare(&self, keep: usize, len: Option<usize>) -> Option<usize> {
+        /// How far to look for the best.
         const NEAR: usize = 64;
+        let lately = (self.pages_in_memory() / 4).max(1);
+        let before = self.residency.left.saturating_sub(lately as u64);
+        let is_spare = |table: &Self, index: usize| table.residency.places[index].asked_for_at <= before;
+        let is_unchanged =
+            |table: &Self, index: usize| table.pages[index].flags.iter().all(|flags| flags & LISTED == 0);
+        let best = |table: &Self, index| is_spare(table, index) && is_unchanged(table, index);
+        self.victim_among(NEAR, keep, len, |index| best(self, index))
+            .or_else(|| self.victim_among(self.pages.len(), keep, len, |index| is_spare(self, index)))
+    }
+
+    /// The first such page, from the hand on.
+    fn victim_among(
+        &self,
+        steps: usize,
+        keep: usize,
+        len: Option<usize>,
+        is_such: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        /// How far to look for one of the right length.
         const LESS_NEAR: usize = 512;
         let (count, hand) = (self.pages.len(), self.residency.hand);
-        let may_leave = |steps: usize| {
-            let from_hand = (0..count.min(steps)).map(move |step| (hand + step) % count);
-            from_hand.filter(|&index| self.may_leave(index, keep, len))
-        };
-        let lately = self.residency.left.saturating_sub((count.saturating_sub(self.residency.absent) / 4) as u64);
-        let is_spare = |index: &usize| self.residency.places[*index].asked_for_at <= lately;
-        let is_unchanged = |index: &usize| self.pages[*index].flags.iter().all(|flags| flags & LISTED == 0);
-        let far = if len.is_some() { LESS_NEAR } else { count };
-        let best = may_leave(NEAR).find(|index| is_spare(index) && is_unchanged(index));
-        let victim = best.or_else(|| may_leave(far).find(is_spare)).or_else(|| may_leave(far).next())?;
-        self.residency.hand = (victim + 1) % count;
-        Some(victim)
+        let steps = if len.is_some() { steps.min(LESS_NEAR) } else { steps };
+        let mut from_hand = (0..count.min(steps)).map(|step| (hand + step) % count);
+        from_hand.find(|&index| self.may_leave(index, keep, len) && is_such(index))
+    }
+
+    /// So many leave at once: a small part of those in memory, or they would not be there long enough to be used.
+    fn few_pages(&self) -> usize {
+        self.pages_in_memory() / 8 + 1
+    }
+
+    /// How many pages are in memory, about.
+    pub fn pages_in_memory(&self) -> usize {
+        self.pages.len().saturating_sub(self.residency.absent)
     }
 
     fn may_leave(&self, index: usize, keep: usize, len: Option<usize>) -> bool {
@@ -676,11 +702,21 @@ impl Table {
 
     /// Lets pages leave ahead of need, of one length or any, without waiting, until `pages` are on their way or gone.
     pub fn evict_some(&mut self, pages: usize, len: Option<usize>) {
+        self.evict_while(pages, |table| table.next_victim(usize::MAX, len));
+    }
+
+    /// The same for pages of this length that nobody asked for lately.
+    fn evict_spare(&mut self, pages: usize, len: usize) {
+        self.evict_while(pages, |table| table.next_spare(usize::MAX, Some(len)));
+    }
+
+    fn evict_while(&mut self, pages: usize, next: impl Fn(&Self) -> Option<usize>) {
         for _ in 0..pages {
             if self.residency.writing.len() >= WRITES_MAX {
                 return;
             }
-            let Some(victim) = self.next_victim(usize::MAX, len) else { return };
+            let Some(victim) = next(self) else { return };
+            self.residency.hand = (victim + 1) % self.pages.len();
             if !self.evict(victim) {
                 return;
             }

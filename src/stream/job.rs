@@ -1,12 +1,13 @@
 //! A job as a program writes it.
 
+use super::call_stream::CallStream;
 use super::chain::Chain;
 use super::data_stream::DataStream;
 use crate::graph::{
     BuildContext, BuildError, BuiltChain, Edge, EdgeId, JobGraph, Partitioning, Vertex, VertexId, VertexInput,
 };
 use crate::operator::Stage;
-use crate::record::RecordShape;
+use crate::record::{ByRef, ByValue, FixedKey, Key, RecordShape};
 use crate::source::Source;
 use crate::task::SourceHead;
 use crate::time::{EventTimeMs, Watermarks};
@@ -57,6 +58,32 @@ impl Job {
             chains: Vec::new(),
         });
         SourceStream { graph: self.graph.clone(), vertex, name: name.into(), source }
+    }
+
+    /// Takes calls from the host's threads, each answered with state of its key: see [`CallStream::answer`]. How long they took, from being made
+    /// until the reply was shown, is among the metrics under this name (`JobHandle::sink_latency`).
+    pub fn calls<E, K, F>(&self, name: &str, key: F) -> CallStream<E, ByValue<F, K>, fn(&E) -> EventTimeMs>
+    where
+        K: FixedKey,
+        F: Fn(&E) -> K + Clone + Send + Sync + 'static,
+    {
+        self.calls_by(name, ByValue::new(key))
+    }
+
+    /// As `calls`, by a key that lies in the event and varies in length: a string or bytes.
+    pub fn calls_by_ref<E, K, F>(&self, name: &str, key: F) -> CallStream<E, ByRef<F, K>, fn(&E) -> EventTimeMs>
+    where
+        K: Key + ?Sized,
+        F: Fn(&E) -> &K + Clone + Send + Sync + 'static,
+    {
+        self.calls_by(name, ByRef::new(key))
+    }
+
+    fn calls_by<E, S>(&self, name: &str, selector: S) -> CallStream<E, S, fn(&E) -> EventTimeMs> {
+        // Calls have no splits of their own: every subtask answers those of its key groups.
+        let input = VertexInput::Source(Arc::new(|_| Ok(Vec::new())));
+        let vertex = self.graph.add(Vertex { name: name.to_owned(), input, chains: Vec::new() });
+        CallStream::new(self.graph.clone(), vertex, name, selector)
     }
 
     /// The job as data.

@@ -3,12 +3,14 @@
 //! Here: the builder that turns a program into a job graph. Chains are built like iterators: each call wraps the prototype of
 //! the chain so far, and the compiler makes one loop of it. Not here: the graph itself (`graph`), what operators do (`operator`).
 
+mod call_stream;
 mod chain;
 mod data_stream;
 mod job;
 mod keyed_stream;
 mod windowed_stream;
 
+pub use call_stream::{CallChain, CallStream};
 pub use chain::{Chain, EdgeChain, FilterChain, FlatMapChain, MapChain};
 pub use data_stream::DataStream;
 pub use job::{Job, SourceChain, SourceStream, Timestamps};

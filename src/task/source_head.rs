@@ -5,7 +5,7 @@
 
 use crate::graph::{BuildContext, ChainRoot, SourceRoot, SourceStep};
 use crate::memory::Arena;
-use crate::metrics::{LossReason, OperatorCounters};
+use crate::metrics::{LatencyRecorder, LossReason, OperatorCounters};
 use crate::operator::{ChainContext, Flow, Restored, Signal, SnapshotBuilder, Stage};
 use crate::record::Stamp;
 use crate::slot::Doorbell;
@@ -35,6 +35,8 @@ pub struct SourceHead<S: Source, F, N> {
     arena: Arena,
     doorbell: Arc<Doorbell>,
     counters: Arc<OperatorCounters>,
+    /// How long records waited before they were read, where the source says so.
+    waits: Option<LatencyRecorder>,
     next: N,
 }
 
@@ -95,6 +97,7 @@ where
             arena: cx.arena.clone(),
             doorbell: cx.doorbell.clone(),
             counters: cx.metrics.counters(&operator),
+            waits: S::Reader::MEASURES_WAIT.then(|| cx.metrics.latency(&operator)),
             operator,
             next,
         }
@@ -102,7 +105,7 @@ where
 
     /// Reads one split once, passing its records down the chain.
     fn read_split(&mut self, index: usize, cx: &mut ChainContext<'_>) -> ReadStatus {
-        let Self { operator, source, at, clocks, splits, arena, doorbell, counters, next, .. } = self;
+        let Self { operator, source, at, clocks, splits, arena, doorbell, counters, waits, next, .. } = self;
         let split = &mut splits[index];
         if let SplitState::Unopened(position) = &split.state {
             match source.open(&split.name, position.as_deref()) {
@@ -131,6 +134,11 @@ where
             let stamp =
                 Stamp { at, clock: if clock >= at { clock } else { EventTimeMs::MIN }, split: number, origin_ns };
             counters.records_out.add(1);
+            if let (true, Some(waits)) = (S::Reader::MEASURES_WAIT, &mut *waits)
+                && origin_ns < cx.now_ns
+            {
+                waits.record(cx.now_ns - origin_ns);
+            }
             let mut cx = ChainContext { now_ns: cx.now_ns, wall_ms: cx.wall_ms, origin_ns, io: cx.io, failure };
             next.record(&mut cx, &stamp, record);
         });
@@ -243,6 +251,11 @@ where
         match signal {
             Signal::Snapshot(builder) => self.record_splits(builder),
             Signal::Restore(restored) => self.take_back_splits(cx, restored),
+            Signal::Poll(_) => {
+                if let Some(waits) = &mut self.waits {
+                    waits.hand_over_if_asked();
+                }
+            }
             Signal::Close => {
                 for split in &mut self.splits {
                     if let SplitState::Open(reader) = &mut split.state {

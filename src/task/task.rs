@@ -211,6 +211,7 @@ impl Task {
                             source.root.drain(cx);
                         }
                         source.stopped = stop.then_some(id);
+                        source.root.set_stopped(stop);
                         self.begin_snapshot(id, cx);
                     }
                 }
@@ -223,6 +224,7 @@ impl Task {
                         && source.stopped == Some(id)
                     {
                         source.stopped = None;
+                        source.root.set_stopped(false);
                     }
                 }
                 // A job that stops with its last checkpoint is cancelled behind it: the sinks commit first.
