@@ -41,7 +41,7 @@ pub(super) struct Residency {
     hand: usize,
     /// How many pages have left so far.
     left: u64,
-    /// There was no memory for a page asked for ahead, and nothing has been written since.
+    /// There was no memory for a page asked for ahead, and nothing has come or gone since.
     is_short: bool,
     /// A page that is being worked on while others may come in.
     pub pinned: Option<usize>,
@@ -335,6 +335,7 @@ impl Table {
             }
             let reading = self.residency.reading.swap_remove(at);
             self.take_in(&pager, reading)?;
+            self.residency.is_short = false;
             worked = true;
         }
         Ok(worked)
