@@ -147,8 +147,9 @@ impl Table {
         if self.is_in(index) {
             return Ok(());
         }
-        self.request_page(index)?;
         loop {
+            // Again, if it has come and left: others that come in at the same time may need its memory.
+            self.request_page(index)?;
             self.collect_pages()?;
             if self.is_in(index) {
                 return Ok(());
