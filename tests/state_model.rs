@@ -485,6 +485,149 @@ impl Subject for Namespaces {
     }
 }
 
+/// Sums per key and namespace that are added to without being known, in fixed pages with few slots; every eighth put reads.
+struct Sums(NamespacedState<u32, [u8; 3], [u64; 30]>);
+
+fn sum_of(seed: u16) -> u64 {
+    u64::from(seed) * 0x0001_0001_0001
+}
+
+fn add_all<const N: usize>(sum: &mut [u64; N], more: &[u64; N]) {
+    sum.iter_mut().zip(more).for_each(|(sum, more)| *sum = sum.wrapping_add(*more));
+}
+
+impl Subject for Sums {
+    type Model = BTreeMap<(u32, [u8; 3]), u64>;
+
+    fn register(backend: &mut StateBackend, _: &StateClock) -> Self {
+        Self(backend.namespaced_merging("operator", "sums", add_all).unwrap())
+    }
+
+    fn group(key: u16) -> KeyGroup {
+        group_of(&namespace_of(key).0)
+    }
+
+    fn put(&mut self, key: u16, seed: u16) -> Vec<u8> {
+        let (key, namespace) = namespace_of(key);
+        let key = context().hash(&key);
+        if seed.is_multiple_of(8) {
+            return seen(self.0.get(&key, &namespace).map(|sum| sum[29]));
+        }
+        let add = |sum: Option<[u64; 30]>| {
+            let mut sum = sum.unwrap_or([0; 30]);
+            add_all(&mut sum, &[sum_of(seed); 30]);
+            sum
+        };
+        self.0.add(&key, &namespace, add).unwrap();
+        Vec::new()
+    }
+
+    fn remove(&mut self, key: u16) {
+        let (key, namespace) = namespace_of(key);
+        self.0.remove(&context().hash(&key), &namespace);
+        self.0.release_empty(group_of(&key));
+    }
+
+    fn dump(&mut self, dump: &mut Dump) {
+        for group in (0..GROUPS).map(KeyGroup) {
+            let mut keys = Vec::new();
+            self.0
+                .for_each_key(group, |key, namespace| {
+                    keys.push((u32::from_le_bytes(key.try_into().unwrap()), namespace));
+                })
+                .unwrap();
+            for (key, namespace) in keys {
+                assert_eq!(group_of(&key), group);
+                let sum = self.0.get(&context().hash(&key), &namespace).unwrap();
+                assert!(sum.iter().all(|word| *word == sum[0]));
+                add(dump, [&key.to_le_bytes()[..], &namespace].concat(), le(sum[0]));
+            }
+        }
+    }
+
+    fn model_put(model: &mut Self::Model, _: Now, key: u16, seed: u16) -> Vec<u8> {
+        if seed.is_multiple_of(8) {
+            return seen(model.get(&namespace_of(key)).copied());
+        }
+        let sum = model.entry(namespace_of(key)).or_default();
+        *sum = sum.wrapping_add(sum_of(seed));
+        Vec::new()
+    }
+
+    fn model_remove(model: &mut Self::Model, _: Now, key: u16) {
+        model.remove(&namespace_of(key));
+    }
+
+    fn model_dump(model: &Self::Model, _: Now) -> Dump {
+        model.iter().map(|((key, n), &sum)| ([&key.to_le_bytes()[..], n].concat(), le(sum))).collect()
+    }
+}
+
+/// The same in slotted pages.
+struct TextSums(NamespacedState<str, u16, [u64; 60]>);
+
+impl Subject for TextSums {
+    type Model = BTreeMap<(String, u16), u64>;
+
+    fn register(backend: &mut StateBackend, _: &StateClock) -> Self {
+        Self(backend.namespaced_merging("operator", "text sums", add_all).unwrap())
+    }
+
+    fn group(key: u16) -> KeyGroup {
+        group_of(list_key(key).as_str())
+    }
+
+    fn put(&mut self, key: u16, seed: u16) -> Vec<u8> {
+        let (text, namespace) = (list_key(key), key / 25);
+        let key = context().hash(text.as_str());
+        if seed.is_multiple_of(8) {
+            return seen(self.0.get(&key, &namespace).map(|sum| sum[59]));
+        }
+        let add = |sum: Option<[u64; 60]>| {
+            let mut sum = sum.unwrap_or([0; 60]);
+            add_all(&mut sum, &[sum_of(seed); 60]);
+            sum
+        };
+        self.0.add(&key, &namespace, add).unwrap();
+        Vec::new()
+    }
+
+    fn remove(&mut self, key: u16) {
+        self.0.remove(&context().hash(list_key(key).as_str()), &(key / 25));
+    }
+
+    fn dump(&mut self, dump: &mut Dump) {
+        for group in (0..GROUPS).map(KeyGroup) {
+            let mut keys = Vec::new();
+            let each = |key: &[u8], namespace| keys.push((String::from_utf8(key.to_vec()).unwrap(), namespace));
+            self.0.for_each_key(group, each).unwrap();
+            for (key, namespace) in keys {
+                let sum = self.0.get(&context().hash(key.as_str()), &namespace).unwrap();
+                assert!(sum.iter().all(|word| *word == sum[0]));
+                add(dump, [key.as_bytes(), &namespace.to_le_bytes()].concat(), le(sum[0]));
+            }
+        }
+    }
+
+    fn model_put(model: &mut Self::Model, _: Now, key: u16, seed: u16) -> Vec<u8> {
+        let place = (list_key(key), key / 25);
+        if seed.is_multiple_of(8) {
+            return seen(model.get(&place).copied());
+        }
+        let sum = model.entry(place).or_default();
+        *sum = sum.wrapping_add(sum_of(seed));
+        Vec::new()
+    }
+
+    fn model_remove(model: &mut Self::Model, _: Now, key: u16) {
+        model.remove(&(list_key(key), key / 25));
+    }
+
+    fn model_dump(model: &Self::Model, _: Now) -> Dump {
+        model.iter().map(|((key, n), &sum)| ([key.as_bytes(), &n.to_le_bytes()].concat(), le(sum))).collect()
+    }
+}
+
 /// Timers: put sets one or deletes it, remove lets what is due fire.
 struct Clocks(Timers<str>);
 
@@ -1083,6 +1226,16 @@ proptest! {
     }
 
     #[test]
+    fn sums_added_to_unread_are_what_the_model_says_through_snapshots_and_crashes(steps in steps()) {
+        check::<Sums>(&steps);
+    }
+
+    #[test]
+    fn text_sums_added_to_unread_are_what_the_model_says_through_snapshots_and_crashes(steps in steps()) {
+        check::<TextSums>(&steps);
+    }
+
+    #[test]
     fn timers_are_what_the_model_says_through_snapshots_and_crashes(steps in steps()) {
         check::<Clocks>(&steps);
     }
@@ -1176,13 +1329,13 @@ proptest! {
 fn a_change_after_the_first_snapshot_is_written_as_a_delta_of_its_page_alone() {
     let mut run = Run::<Narrow>::new();
     run.step(&Step::PutMany { from: 0, count: 6000, seed: 1 });
-    run.barrier();
+    run.barrier(true);
     run.step(&Step::Put { key: 3, seed: 1 });
     run.harvest(usize::MAX, false);
     let pages: BTreeSet<PageKey> = run.pieces.iter().map(|piece| piece.0).collect();
     assert!(pages.len() >= 8);
     let before = run.pieces.len();
-    run.barrier();
+    run.barrier(true);
     run.step(&Step::PutMany { from: 6000, count: 6000, seed: 1 });
     run.harvest(usize::MAX, false);
     let since: Vec<PieceKind> = run.pieces[before..].iter().map(|piece| piece.1).collect();

@@ -7,7 +7,7 @@ use millstream::checkpoint::{
 };
 use millstream::io::{DiskFault, InjectedFault, Repeat, SharedIo, SimDisk, SimDiskOptions, SimIo};
 use millstream::memory::{Arena, ArenaOptions, HugePages, MemoryBudget};
-use millstream::state::{HarvestProgress, KeyGroupRange, StateBackend, ValueState};
+use millstream::state::{HarvestProgress, KeyGroupRange, NamespacedState, StateBackend, ValueState};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -265,4 +265,151 @@ fn a_spill_file_that_cannot_be_written_ends_the_task_and_is_not_waited_for() {
         reason.contains("\"values\" of operator \"count\"") && reason.contains("other bytes than were written"),
         "{reason}"
     );
+}
+
+/// Sums that are added to without being read.
+struct Sums {
+    backend: StateBackend,
+    sums: NamespacedState<u64, u16, Value>,
+    arena: Arena,
+    disk: SimDisk,
+}
+
+fn add_all(sum: &mut Value, more: &Value) {
+    sum.iter_mut().zip(more).for_each(|(sum, more)| *sum = sum.wrapping_add(*more));
+}
+
+fn sums_in(backend: &mut StateBackend) -> NamespacedState<u64, u16, Value> {
+    backend.namespaced_merging("windows", "sums", add_all).unwrap()
+}
+
+fn small_sums() -> Sums {
+    let disk = SimDisk::new(7, SimDiskOptions { latency_drives_max: 3, ..SimDiskOptions::default() });
+    let mut io = SharedIo::new(SimIo::new(&disk));
+    millstream::io::Io::complete(&mut io, millstream::io::IoOp::CreateDirAll { path: "/state".into() }).unwrap();
+    let arena = arena(BUDGET_BYTES);
+    let mut backend = StateBackend::new(ALL, 128, arena.clone());
+    let sums = sums_in(&mut backend);
+    backend.attach(io, None, Some(PathBuf::from("/state/spill-0-0.tmp")));
+    Sums { backend, sums, arena, disk }
+}
+
+impl Sums {
+    fn add(&mut self, key: u64, more: Value) {
+        let hashed = self.backend.key_context().hash(&key);
+        let add = |sum: Option<Value>| {
+            let mut sum = sum.unwrap_or_default();
+            add_all(&mut sum, &more);
+            sum
+        };
+        self.sums.add(&hashed, &1, add).unwrap();
+    }
+
+    fn add_random(&mut self, model: &mut HashMap<u64, Value>, seed: &mut u64, count: usize) {
+        for _ in 0..count {
+            let key = random(seed) % KEYS;
+            let more = value(key, random(seed));
+            self.add(key, more);
+            add_all(model.entry(key).or_default(), &more);
+        }
+    }
+}
+
+fn are_all_there(backend: &StateBackend, sums: &mut NamespacedState<u64, u16, Value>, model: &HashMap<u64, Value>) {
+    let mut keys = Vec::new();
+    for group in ALL.start..ALL.end {
+        let each = |key: &[u8], _| keys.push(u64::from_le_bytes(key.try_into().unwrap()));
+        sums.for_each_key(millstream::state::KeyGroup(group), each).unwrap();
+    }
+    assert_eq!(keys.len(), model.len());
+    for key in keys {
+        assert_eq!(sums.get(&backend.key_context().hash(&key), &1).as_ref(), model.get(&key));
+    }
+}
+
+/// Additions come so often to each key that runs are merged into pages on the way, to stay in proportion to the state.
+#[test]
+fn additions_to_more_sums_than_memory_holds_read_little_and_are_all_there() {
+    let mut state = small_sums();
+    let (mut model, mut seed) = (HashMap::new(), 1);
+    state.add_random(&mut model, &mut seed, 600_000);
+    assert!(model.len() * size_of::<Value>() > BUDGET_BYTES, "the state does not fit");
+    assert!(state.backend.has_absent() && state.sums.adds_blindly());
+    are_all_there(&state.backend, &mut state.sums, &model);
+    assert!(state.arena.mapped_bytes() <= BUDGET_BYTES);
+}
+
+#[test]
+fn a_snapshot_holds_what_was_added_before_its_barrier_whether_it_was_merged_then_or_not() {
+    let mut state = small_sums();
+    let (mut model, mut seed) = (HashMap::new(), 2);
+    let mut pieces: Vec<(PageKey, PieceKind, Vec<u8>)> = Vec::new();
+    for checkpoint in 1..=4 {
+        state.add_random(&mut model, &mut seed, 60_000);
+        state.backend.barrier(CheckpointId(checkpoint));
+        if checkpoint == 2 {
+            // Given up: what was added before it belongs to the next.
+            state.add_random(&mut model, &mut seed, 10_000);
+            state.backend.abandon_snapshot();
+            continue;
+        }
+        let sealed = model.clone();
+        loop {
+            let mut sink = |block: PieceBlock| {
+                for piece in &block.pieces {
+                    let bytes = &block.buffer.filled()[piece.offset as usize..(piece.offset + piece.len) as usize];
+                    pieces.push((piece.page, piece.kind, bytes.to_vec()));
+                }
+                Ok(())
+            };
+            let progress = state.backend.harvest(64 << 10, &mut sink).unwrap();
+            state.add_random(&mut model, &mut seed, 20);
+            state.backend.keep_room().unwrap();
+            if matches!(progress, HarvestProgress::Done { .. }) {
+                break;
+            }
+        }
+        assert!(state.arena.mapped_bytes() <= BUDGET_BYTES);
+        let mut restored = StateBackend::new(ALL, 128, arena(256 << 20));
+        let mut sums = sums_in(&mut restored);
+        for (page, kind, bytes) in &pieces {
+            restored.restore_piece(*page, *kind, bytes).unwrap();
+        }
+        restored.finish_restore().unwrap();
+        are_all_there(&restored, &mut sums, &sealed);
+    }
+    are_all_there(&state.backend, &mut state.sums, &model);
+}
+
+fn reason_of_the_end(state: &mut Sums) -> String {
+    let sum_up = || {
+        for group in ALL.start..ALL.end {
+            state.sums.for_each_key(millstream::state::KeyGroup(group), |_, _| ()).unwrap();
+        }
+    };
+    let ended = catch_unwind(AssertUnwindSafe(sum_up));
+    *ended.expect_err("what was added is lost").downcast::<String>().unwrap()
+}
+
+#[test]
+fn a_run_that_cannot_be_read_ends_the_task_with_the_reason() {
+    let mut state = small_sums();
+    let (mut model, mut seed) = (HashMap::new(), 3);
+    state.add_random(&mut model, &mut seed, 200_000);
+    let (under, fault) = (Some(PathBuf::from("/state")), DiskFault::Eio);
+    state.disk.inject(InjectedFault { at_operation: state.disk.operations(), repeat: Repeat::Forever, fault, under });
+    let reason = reason_of_the_end(&mut state);
+    assert!(reason.contains("state \"sums\" of operator \"windows\"") && reason.contains("read back"), "{reason}");
+}
+
+#[test]
+fn a_run_that_could_not_be_written_ends_the_task_once_it_is_needed() {
+    let mut state = small_sums();
+    let (mut model, mut seed) = (HashMap::new(), 4);
+    state.add_random(&mut model, &mut seed, 150_000);
+    let (under, fault) = (Some(PathBuf::from("/state")), DiskFault::LostWrite);
+    state.disk.inject(InjectedFault { at_operation: state.disk.operations(), repeat: Repeat::Forever, fault, under });
+    state.add_random(&mut model, &mut seed, 50_000);
+    let reason = reason_of_the_end(&mut state);
+    assert!(reason.contains("\"sums\"") && reason.contains("other bytes than were written"), "{reason}");
 }

@@ -5,7 +5,8 @@
 //! values by the layout in the manifest; [`compare`] tells two checkpoints apart. Not here: the bytes on disk (`checkpoint`), what a
 //! state is (`state`). Semantics: Flink's State Processor API.
 //!
-//! The states of the built-in operators are called `OPERATOR/reduced` (reduce), `OPERATOR/slices` and `OPERATOR/window-ends` (windows),
+//! The states of the built-in operators are called `OPERATOR/reduced` (reduce), `OPERATOR/slices` and `OPERATOR/window-ends` (windows: the
+//! latter holds one timer for each end and key group, of any of the keys that have slices in such a window),
 //! `OPERATOR/timers` and `OPERATOR/waiting` (process functions, beside the states they register themselves).
 //!
 //! Everything here blocks: it is for tools, never for a run loop.

@@ -11,6 +11,9 @@ pub trait Aggregate<V>: Clone + Send + Sync + 'static {
     type Accumulator: FixedValue;
     /// What comes out.
     type Out: 'static;
+    /// Whether merging gives the same accumulator, bit for bit, in any order and grouping: that of integers does, that of f64 does not, as it
+    /// rounds. Windows of such an aggregate take records without reading accumulators back where the state outgrows its memory.
+    const MERGES_IN_ANY_ORDER: bool = false;
 
     /// The accumulator of no records.
     fn create(&self) -> Self::Accumulator;
@@ -34,6 +37,7 @@ pub struct And<A, B>(A, B);
 impl<V, A: Aggregate<V>, B: Aggregate<V>> Aggregate<V> for And<A, B> {
     type Accumulator = Both<A::Accumulator, B::Accumulator>;
     type Out = (A::Out, B::Out);
+    const MERGES_IN_ANY_ORDER: bool = A::MERGES_IN_ANY_ORDER && B::MERGES_IN_ANY_ORDER;
 
     fn create(&self) -> Self::Accumulator {
         Both(self.0.create(), self.1.create())
@@ -62,6 +66,7 @@ pub struct Count;
 impl<V> Aggregate<V> for Count {
     type Accumulator = u64;
     type Out = u64;
+    const MERGES_IN_ANY_ORDER: bool = true;
 
     fn create(&self) -> u64 {
         0
@@ -85,6 +90,8 @@ impl<V> Aggregate<V> for Count {
 pub trait Number: FixedValue + Copy + PartialOrd + 'static {
     /// The sum of nothing.
     const ZERO: Self;
+    /// Whether sums are the same in any order, and equal numbers the same bytes.
+    const IS_EXACT: bool = false;
     /// The sum; integers wrap around, as Java's do.
     fn plus(self, other: Self) -> Self;
 }
@@ -93,6 +100,7 @@ macro_rules! number {
     ($($integer:ty)*) => {$(
         impl Number for $integer {
             const ZERO: Self = 0;
+            const IS_EXACT: bool = true;
 
             #[inline]
             fn plus(self, other: Self) -> Self {
@@ -144,6 +152,7 @@ of_field! {
 impl<V, X: Number, F: Fn(&V) -> X + Clone + Send + Sync + 'static> Aggregate<V> for Sum<F, X> {
     type Accumulator = X;
     type Out = X;
+    const MERGES_IN_ANY_ORDER: bool = X::IS_EXACT;
 
     fn create(&self) -> X {
         X::ZERO
@@ -177,6 +186,7 @@ macro_rules! best {
         impl<V, X: Number, F: Fn(&V) -> X + Clone + Send + Sync + 'static> Aggregate<V> for $name<F, X> {
             type Accumulator = Best<X>;
             type Out = Option<X>;
+            const MERGES_IN_ANY_ORDER: bool = X::IS_EXACT;
 
             fn create(&self) -> Best<X> {
                 Both(0, X::ZERO)

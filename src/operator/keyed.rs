@@ -31,6 +31,11 @@ pub trait KeyedStage<K: Key + ?Sized, R: Record>: 'static {
         state.borrow_mut().look_ahead(&key)
     }
 
+    /// Whether records may need pages that are not in memory, so that looking ahead is worth it.
+    fn needs_pages(&self) -> bool {
+        true
+    }
+
     /// As `Stage::signal`.
     fn signal(&mut self, cx: &mut ChainContext<'_>, signal: &mut Signal<'_>) -> Flow;
 
@@ -128,7 +133,7 @@ impl<K: Key + ?Sized, R: Record, S: KeyedStage<K, R>> ChainRoot for KeyedHead<K,
 
 impl<K: Key + ?Sized, R: Record, S: KeyedStage<K, R>> EdgeRoot for KeyedHead<K, R, S> {
     fn is_ready_for(&mut self, cx: &mut ChainContext<'_>, frame: &RecordFrame<'_>) -> bool {
-        if !self.state.borrow().has_absent() {
+        if !self.state.borrow().has_absent() || !self.stage.needs_pages() {
             self.looks = 0;
             return true;
         }

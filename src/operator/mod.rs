@@ -9,6 +9,7 @@ mod aggregate;
 mod exchange;
 mod filter;
 mod flat_map;
+mod key_list;
 mod keyed;
 mod keyed_process;
 mod map;
@@ -20,6 +21,7 @@ mod reduce;
 mod sink_stage;
 mod stage;
 mod window_aggregate;
+mod window_ends;
 
 pub use aggregate::{Aggregate, And, Count, Max, Mean, Min, Moments, Number, Sum, Variance};
 pub use exchange::{Exchange, KeyedExchange};

@@ -1,7 +1,8 @@
 //! Aggregates the records of each key in event-time windows, slice by slice.
 //!
-//! A record is added to the one slice it lies in; a window that is complete merges its slices. One timer per key and window end, one
-//! accumulator per key and slice, whatever the overlap. A window fires when the watermark reaches its last millisecond.
+//! A record is added to the one slice it lies in; a window that is complete merges its slices. One accumulator per key and slice, whatever the
+//! overlap; one timer per key group and window end (`window_ends`). A window fires when the watermark reaches its last millisecond, key group
+//! by key group: where the state is larger than its memory the pages of one key group are read once for all of its keys.
 //!
 //! A record too late for some of its windows and in time for others (its split's clock has passed the ends of the first) counts in
 //! the others only. Such records have accumulators of their own, by how many windows they miss, so that what a window holds
@@ -11,14 +12,16 @@
 //! by the clock of the record's split, and records that fall between windows (slide larger than size) are counted.
 
 use super::aggregate::Aggregate;
+use super::key_list::KeyList;
 use super::keyed::{KeyedRecord, KeyedStage};
 use super::output::SideGate;
+use super::window_ends::WindowEnds;
 use super::{ChainContext, Flow, Signal, Stage};
 use crate::exchange::RecordFrame;
 use crate::graph::{BuildContext, BuildError};
 use crate::metrics::{LossReason, OperatorCounters};
 use crate::record::{Key, Record, Stamp};
-use crate::state::{Both, DueTimer, Hashed, LOOK_AHEAD, NamespacedState, StateBackend, StateError, Timers, next_group};
+use crate::state::{Both, Hashed, KeyGroup, LOOK_AHEAD, NamespacedState, Seen, StateBackend, StateError, next_group};
 use crate::time::{EventTimeMs, Watermark};
 use crate::window::{SlicedWindows, TimeWindow, WindowResult};
 use std::cell::RefCell;
@@ -45,13 +48,23 @@ struct SliceHeader {
     missed_max: u32,
 }
 
+/// The windows that end at one time in one key group, while they fire.
+struct Firing {
+    at: EventTimeMs,
+    group: KeyGroup,
+    keys: KeyList,
+    /// The next of the keys.
+    next: usize,
+}
+
 /// Keeps and fires the windows of one subtask's keys.
 pub struct WindowAggregate<K: Key + ?Sized + ToOwned, R: Record, A: Aggregate<R::View>, N> {
     operator: Arc<str>,
     windows: SlicedWindows,
     aggregate: A,
     slices: NamespacedState<K, SliceKey, Both<SliceHeader, A::Accumulator>>,
-    timers: Timers<K>,
+    ends: WindowEnds<K>,
+    firing: Option<Firing>,
     watermark: Watermark,
     late_output: SideGate<R::View>,
     counters: Arc<OperatorCounters>,
@@ -78,11 +91,17 @@ where
         next: N,
     ) -> Result<Self, BuildError> {
         let mut state = cx.state.borrow_mut();
+        let slices = match A::MERGES_IN_ANY_ORDER {
+            true => state.namespaced_merging(operator, "slices", merging(aggregate.clone()))?,
+            false => state.namespaced(operator, "slices")?,
+        };
+        let ends = WindowEnds::new(state.timers(operator, "window-ends")?, cx.arena.budget().clone());
         Ok(Self {
             windows,
             aggregate,
-            slices: state.namespaced(operator, "slices")?,
-            timers: state.timers(operator, "window-ends")?,
+            slices,
+            ends,
+            firing: None,
             watermark: Watermark::MIN,
             late_output,
             counters: cx.metrics.counters(operator),
@@ -115,34 +134,32 @@ where
         let aggregate = &self.aggregate;
         let mut is_first = false;
         let slice = SliceKey { start, missed: missed as u64 };
-        self.slices.update(&key, &slice, |stored| {
+        let seen = self.slices.add(&key, &slice, |stored| {
             let mut entry = stored.unwrap_or_else(|| Both(SliceHeader::default(), aggregate.create()));
             is_first = entry.0.holds == 0;
             entry.0.holds = 1;
             aggregate.add(&mut entry.1, record);
-            Some(entry)
+            entry
         })?;
         if !is_first {
             return Ok(());
         }
         if missed > 0 {
             let whole = SliceKey { start, missed: 0 };
-            self.slices.update(&key, &whole, |stored| {
+            self.slices.add(&key, &whole, |stored| {
                 let mut entry = stored.unwrap_or_else(|| Both(SliceHeader::default(), aggregate.create()));
                 entry.0.missed_max = entry.0.missed_max.max(missed as u32);
-                Some(entry)
+                entry
             })?;
         }
-        // The first window these records count in; each window that fires sets the timer of the next.
+        // The first window these records count in; each window that fires sets the end of the next.
         let end = self.windows.last_end(start) - (windows - 1 - missed) * self.windows.slide_ms();
-        self.timers.set(&key, self.windows.window_ending(end).max_timestamp())?;
-        Ok(())
+        self.ends.add(&key, self.windows.window_ending(end).max_timestamp(), seen == Seen::Whole)
     }
 
-    /// Fires the window of a key whose end is due, and sets the timer of the next one if it will hold anything.
-    fn fire(&mut self, cx: &mut ChainContext<'_>, timer: &DueTimer) -> Result<(), StateError> {
-        let key = Hashed::in_group(timer.key::<K>(), timer.group());
-        let window = self.windows.window_ending(timer.at.0 + 1);
+    /// Fires the window of a key that ends with `at`, and sees to the next one if that will hold anything.
+    fn fire(&mut self, cx: &mut ChainContext<'_>, key: Hashed<'_, K>, at: EventTimeMs) -> Result<(), StateError> {
+        let window = self.windows.window_ending(at.0 + 1);
         let next_start = window.start + self.windows.slide_ms();
         let mut merged: Option<A::Accumulator> = None;
         let mut next_has_slices = false;
@@ -170,7 +187,7 @@ where
         }
         if next_has_slices {
             let next = TimeWindow { start: next_start, end: window.end + self.windows.slide_ms() };
-            self.timers.set(&key, next.max_timestamp())?;
+            self.ends.add(&key, next.max_timestamp(), true)?;
         }
         if let Some(accumulator) = merged {
             self.emit(cx, key.key, window, &accumulator);
@@ -201,38 +218,73 @@ where
         self.result = Some(result);
     }
 
-    /// Asks for the slices of the windows that fire next, so that the disk reads them side by side.
-    fn look_ahead_due(&mut self, watermark: Watermark) -> Result<(), StateError> {
-        for timer in self.timers.due(watermark).take(WINDOWS_PER_CALL_MAX) {
-            let key = Hashed::in_group(timer.key::<K>(), timer.group());
-            for start in self.windows.slices(self.windows.window_ending(timer.at.0 + 1)) {
-                self.slices.look_ahead(&key, &SliceKey { start, missed: 0 })?;
+    /// The next key whose window is due, with the windows of its key group that end at that time.
+    fn next_firing(&mut self, watermark: Watermark) -> Result<Option<Firing>, StateError> {
+        if let Some(firing) = self.firing.take() {
+            if firing.keys.nth::<K>(firing.next).is_some() {
+                return Ok(Some(firing));
             }
+            self.ends.remove(firing.at, firing.group);
+            self.slices.release_empty(firing.group);
         }
-        Ok(())
+        let Some((at, group)) = self.ends.next_due(watermark) else { return Ok(None) };
+        let mut keys = match self.ends.take_list(at, group) {
+            Some(keys) => keys,
+            None => self.keys_with_slices(at, group)?,
+        };
+        keys.sort();
+        Ok(Some(Firing { at, group, keys, next: 0 }))
+    }
+
+    /// The keys of a group that have slices in the windows that end with `at`.
+    fn keys_with_slices(&mut self, at: EventTimeMs, group: KeyGroup) -> Result<KeyList, StateError> {
+        let window = self.windows.window_ending(at.0 + 1);
+        let mut keys = KeyList::default();
+        self.slices.for_each_key(group, |key, slice: SliceKey| {
+            if slice.missed == 0 && window.start <= slice.start && slice.start < window.end {
+                keys.push(key);
+            }
+        })?;
+        Ok(keys)
     }
 
     fn advance(&mut self, cx: &mut ChainContext<'_>, watermark: Watermark) -> Flow {
-        if self.slices.has_absent()
-            && let Err(error) = self.look_ahead_due(watermark)
-        {
-            cx.fail(&self.operator, error);
-        }
         // Windows fire in the order of their ends; the operator's clock follows them, so that it is right between two calls.
         for _ in 0..WINDOWS_PER_CALL_MAX {
             if self.next.is_blocked() || cx.failure.is_some() {
                 return Flow::More;
             }
-            let Some(timer) = self.timers.pop_due(watermark) else {
-                self.watermark = self.watermark.max(watermark);
-                self.counters.watermark.set(self.watermark);
-                return Flow::Done;
-            };
-            if let Err(error) = self.fire(cx, &timer) {
-                cx.fail(&self.operator, error);
+            let fired = self.next_firing(watermark).and_then(|firing| {
+                let Some(mut firing) = firing else { return Ok(false) };
+                if let Some(key) = firing.keys.nth::<K>(firing.next) {
+                    self.fire(cx, Hashed::in_group(key, firing.group), firing.at)?;
+                }
+                firing.next += 1;
+                self.firing = Some(firing);
+                Ok(true)
+            });
+            match fired {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.watermark = self.watermark.max(watermark);
+                    self.counters.watermark.set(self.watermark);
+                    return Flow::Done;
+                }
+                Err(error) => cx.fail(&self.operator, error),
             }
         }
         Flow::More
+    }
+}
+
+/// How the stored accumulators of one slice become one.
+fn merging<V, A: Aggregate<V>>(
+    aggregate: A,
+) -> impl Fn(&mut Both<SliceHeader, A::Accumulator>, &Both<SliceHeader, A::Accumulator>) {
+    move |into, from| {
+        into.0.holds = into.0.holds.max(from.0.holds);
+        into.0.missed_max = into.0.missed_max.max(from.0.missed_max);
+        aggregate.merge(&mut into.1, &from.1);
     }
 }
 
@@ -278,10 +330,14 @@ where
         self.slices.look_ahead(&key, &slice)
     }
 
+    fn needs_pages(&self) -> bool {
+        !self.slices.adds_blindly()
+    }
+
     fn signal(&mut self, cx: &mut ChainContext<'_>, signal: &mut Signal<'_>) -> Flow {
         match signal {
             Signal::Watermark(watermark) if self.advance(cx, *watermark) == Flow::More => return Flow::More,
-            Signal::Restore(_) => self.timers.rebuild(),
+            Signal::Restore(_) => self.ends.rebuild(),
             _ => {}
         }
         let side = self.late_output.signal(cx, signal);

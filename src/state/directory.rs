@@ -14,6 +14,8 @@ const DEPTH_SLACK: u32 = 10;
 pub(super) const NO_PAGE: u32 = u32::MAX;
 /// What it says when it is not known which pages the key group has.
 pub(super) const UNLOADED: u32 = u32::MAX - 1;
+/// What it says when the key group's pages do not hold all of its entries: some are in runs.
+pub(super) const IN_RUNS: u32 = u32::MAX - 2;
 /// Added to the index of a page that is not in memory. No table has so many pages, so an index with it is out of bounds.
 const ABSENT: u32 = 1 << 31;
 
@@ -27,10 +29,13 @@ pub(super) fn without_mark(index: u32) -> usize {
 pub(super) struct Directories {
     /// By key group, from the first of the range.
     heads: Vec<Head>,
-    /// Page indexes: at 0 the empty directory that all key groups without pages share, at 1 that of all unknown ones.
+    /// Page indexes: at 0 the empty directory that all key groups without pages share, at 1 that of all unknown ones, at 2 that of all
+    /// with runs.
     slots: Vec<u32>,
     /// By key group and page number: the page's index in the table.
     numbers: Vec<Vec<u32>>,
+    /// By key group: where its directory really lies if it has runs. Empty until one has.
+    aside: Vec<Head>,
 }
 
 /// Where the directory of a key group lies.
@@ -43,6 +48,7 @@ struct Head {
 
 const WITHOUT_PAGES: Head = Head { first: 0, shift: 63 };
 const UNKNOWN: Head = Head { first: 1, shift: 63 };
+const WITH_RUNS: Head = Head { first: 2, shift: 63 };
 
 /// A page as the directory sees it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,8 +63,9 @@ impl Directories {
     pub fn empty(key_groups: usize) -> Self {
         Self {
             heads: vec![WITHOUT_PAGES; key_groups],
-            slots: vec![NO_PAGE, UNLOADED],
+            slots: vec![NO_PAGE, UNLOADED, IN_RUNS],
             numbers: vec![Vec::new(); key_groups],
+            aside: Vec::new(),
         }
     }
 
@@ -94,6 +101,39 @@ impl Directories {
     /// Whether it is not known which pages a key group has.
     pub fn is_unloaded(&self, key_group: usize) -> bool {
         self.heads.get(key_group).is_some_and(|head| head.first == UNKNOWN.first)
+    }
+
+    /// Says that some entries of a key group are in runs: `page` answers `IN_RUNS` for all of its hashes.
+    pub fn set_aside(&mut self, key_group: usize) {
+        self.aside.resize(self.heads.len(), WITHOUT_PAGES);
+        self.aside[key_group] = std::mem::replace(&mut self.heads[key_group], WITH_RUNS);
+    }
+
+    /// Ends what `set_aside` began.
+    pub fn take_back(&mut self, key_group: usize) {
+        if self.is_aside(key_group) {
+            self.heads[key_group] = self.aside[key_group];
+        }
+    }
+
+    /// Whether some entries of a key group are in runs.
+    pub fn is_aside(&self, key_group: usize) -> bool {
+        self.heads.get(key_group).is_some_and(|head| head.first == WITH_RUNS.first)
+    }
+
+    /// As `page`, of a key group that has pages, with runs or without.
+    pub fn page_behind_runs(&self, key_group: usize, hash: u64) -> u32 {
+        let head = self.real_head(key_group);
+        self.slots[head.first as usize + (hash >> 1 >> head.shift) as usize]
+    }
+
+    fn real_head(&self, key_group: usize) -> Head {
+        if self.is_aside(key_group) { self.aside[key_group] } else { self.heads[key_group] }
+    }
+
+    /// The pages of a key group, in the order of their numbers.
+    pub fn pages_of(&self, key_group: usize) -> &[u32] {
+        self.numbers.get(key_group).map_or(&[], Vec::as_slice)
     }
 
     /// Marks a page as absent.
@@ -143,7 +183,7 @@ impl Directories {
     }
 
     fn fill(&mut self, key_group: usize, bucket: Bucket) {
-        let Head { first, shift } = self.heads[key_group];
+        let Head { first, shift } = self.real_head(key_group);
         let from = first as usize + (bucket.prefix >> 1 >> shift) as usize;
         let count = 1usize << (63 - shift - u32::from(bucket.depth));
         self.slots[from..from + count].fill(bucket.index);

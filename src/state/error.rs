@@ -178,6 +178,18 @@ pub enum StateError {
         /// The operating system's words, or what is wrong with the bytes.
         reason: String,
     },
+    /// What was added to a state while its pages were not in memory cannot be brought back.
+    #[error(
+        "what was added to state \"{state}\" of operator \"{operator}\" cannot be read back from the spill file: {reason}"
+    )]
+    RunUnreadable {
+        /// The operator.
+        operator: String,
+        /// The state.
+        state: String,
+        /// The operating system's words, or what is wrong with the bytes.
+        reason: String,
+    },
     /// The restored checkpoint does not say where pages are.
     #[error("state \"{state}\" of operator \"{operator}\" cannot be found in the restored checkpoint: {reason}")]
     PageMapUnreadable {

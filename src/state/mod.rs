@@ -5,7 +5,8 @@
 //! (`operator::OperatorStates`).
 //!
 //! The path of an access: a state builds an `Address` -> `table` finds the page in a `directory` -> `page` probes its tags ->
-//! `layout` says where the cell lies. Before a change, `seal` keeps what a snapshot in progress still needs.
+//! `layout` says where the cell lies. Before a change, `seal` keeps what a snapshot in progress still needs. An addition to a value that merges
+//! may go into `runs` instead, when its page is not in memory.
 //!
 //! # Which changes of a program are safe
 //!
@@ -53,6 +54,7 @@ mod prefetch;
 mod reducing_state;
 mod residency;
 mod restore;
+mod runs;
 mod seal;
 mod slotted_page;
 mod snapshot;
@@ -77,7 +79,7 @@ pub use key_group::{KeyGroup, KeyGroupRange, MAX_PARALLELISM_MAX, default_max_pa
 pub(crate) use layout_text::layout_hash;
 pub use list_state::ListState;
 pub use map_state::MapState;
-pub use namespaced_state::NamespacedState;
+pub use namespaced_state::{NamespacedState, Seen};
 pub use offline::{EntryKind, RawEntry, RawKeyGroup};
 pub use prefetch::Prefetch;
 pub(crate) use prefetch::{LOOK_AHEAD, next_group};

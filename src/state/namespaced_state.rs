@@ -5,12 +5,15 @@
 use super::backend::{Registration, SharedTable};
 use super::entries::{VALUE, check_chunk, is_key};
 use super::layout::Layout;
+use super::runs::{AddTo, Runs};
+use super::slotted_page::VALUE_LEN_MAX;
 use super::table::Address;
 use super::value_state::{may_be_long, update};
-use super::{Hashed, StateBackend, StateError, StateValue};
+use super::{FixedValue, Hashed, KeyGroup, StateBackend, StateError, StateValue};
 use crate::record::Key;
 use bytemuck::Pod;
 use std::marker::PhantomData;
+use std::rc::Rc;
 
 /// One value per key and namespace.
 pub struct NamespacedState<K: ?Sized, N, V> {
@@ -27,8 +30,39 @@ impl StateBackend {
         operator: &str,
         name: &str,
     ) -> Result<NamespacedState<K, N, V>, StateError> {
+        let table = self.register_namespaced::<K, N, V>(operator, name)?;
+        Ok(NamespacedState { table, scratch: Vec::new(), of: PhantomData })
+    }
+
+    /// The same of values to which one can [`NamespacedState::add`] without knowing them: `merge` adds its second argument to the first.
+    /// Merging must give the same bytes in any order and grouping. Where the state outgrows its memory what is added is then kept
+    /// apart and merged when the value is needed.
+    pub fn namespaced_merging<K: Key + ?Sized, N: Pod, V: FixedValue>(
+        &mut self,
+        operator: &str,
+        name: &str,
+        merge: impl Fn(&mut V, &V) + 'static,
+    ) -> Result<NamespacedState<K, N, V>, StateError> {
+        let table = self.register_namespaced::<K, N, V>(operator, name)?;
+        // Long values are not kept in one piece.
+        if V::LEN <= VALUE_LEN_MAX {
+            let merge = move |into: &mut [u8], from: &[u8]| {
+                let mut merged = <V as FixedValue>::load(into);
+                merge(&mut merged, &<V as FixedValue>::load(from));
+                FixedValue::store(&merged, into);
+            };
+            table.borrow_mut().runs = Some(Box::new(Runs::new(Rc::new(merge))));
+        }
+        Ok(NamespacedState { table, scratch: Vec::new(), of: PhantomData })
+    }
+
+    fn register_namespaced<K: Key + ?Sized, N: Pod, V: StateValue>(
+        &mut self,
+        operator: &str,
+        name: &str,
+    ) -> Result<SharedTable, StateError> {
         let namespace_len = size_of::<N>();
-        let table = self.register(
+        self.register(
             operator,
             name,
             Registration {
@@ -48,9 +82,17 @@ impl StateBackend {
                     _ => check_chunk(kind, key, value),
                 },
             },
-        )?;
-        Ok(NamespacedState { table, scratch: Vec::new(), of: PhantomData })
+        )
     }
+}
+
+/// How much of a value an addition saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// All of it.
+    Whole,
+    /// What was added while it is not in memory, at most.
+    Part,
 }
 
 impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
@@ -101,6 +143,52 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
     ) -> Result<(), StateError> {
         let address = composite(&mut self.scratch, key, namespace);
         update(&mut self.table.borrow_mut(), const { Self::LAYOUT }, address, change)
+    }
+
+    /// Adds to the value: `change` gets the value, or only what was added to it lately, or nothing, and answers what it becomes. Only of a
+    /// state that merges may it be less than the whole.
+    #[inline]
+    pub fn add(
+        &mut self,
+        key: &Hashed<K>,
+        namespace: &N,
+        mut change: impl FnMut(Option<V>) -> V,
+    ) -> Result<Seen, StateError> {
+        let address = composite(&mut self.scratch, key, namespace);
+        let mut table = self.table.borrow_mut();
+        if table.runs.is_some() && table.add_to(address.group, address.hash)? == AddTo::Run {
+            let value_len = V::FIXED_LEN.unwrap_or(0);
+            if let Some((bytes, is_new)) = table.run_value(const { Self::LAYOUT }, address, value_len)? {
+                let old = if is_new { None } else { V::load(bytes) };
+                change(old).store(bytes);
+                return Ok(Seen::Part);
+            }
+        }
+        update(&mut table, const { Self::LAYOUT }, address, |old| Some(change(old)))?;
+        Ok(Seen::Whole)
+    }
+
+    /// Whether additions need no pages that are not in memory.
+    pub fn adds_blindly(&self) -> bool {
+        self.table.borrow().adds_blindly()
+    }
+
+    /// Calls `each` with the key and namespace of every value in a key group, in no particular order. Reads what is not in memory.
+    pub fn for_each_key(&mut self, group: KeyGroup, mut each: impl FnMut(&[u8], N)) -> Result<(), StateError> {
+        self.table.borrow_mut().for_each_of(group, |kind, composite, _| {
+            if kind == VALUE
+                && let Some((key, namespace)) = composite.split_at_checked(composite.len().wrapping_sub(size_of::<N>()))
+            {
+                each(key, bytemuck::pod_read_unaligned(namespace));
+            }
+        })
+    }
+
+    /// Lets memory go that only holds removed values of a key group, if memory is short.
+    pub fn release_empty(&mut self, group: KeyGroup) {
+        let mut table = self.table.borrow_mut();
+        let directory = table.directory_of(group);
+        table.release_empty(directory);
     }
 
     /// Removes the value; answers whether there was one.

@@ -16,6 +16,7 @@ impl StateBackend {
     pub fn page_contents(&self) -> BTreeMap<PageKey, Vec<u8>> {
         let pages = |table: &SharedTable| {
             let mut table = table.borrow_mut();
+            table.merge_all_runs();
             (0..table.pages.len()).map(|index| table.page_content(index)).collect::<Vec<_>>()
         };
         self.tables.iter().flat_map(pages).collect()

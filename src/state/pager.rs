@@ -118,6 +118,11 @@ impl Pager {
         self.spill.is_some()
     }
 
+    /// Whether pages have left memory for the spill file: the state has outgrown its memory.
+    pub fn has_spilled(&self) -> bool {
+        self.spill.as_ref().is_some_and(|spill| spill.file.is_some())
+    }
+
     /// Finds room for one page in the spill file; waits for the disk when the file must grow. `Err` says why there is none.
     pub fn take_slot(&mut self) -> Result<u32, String> {
         let Some(spill) = &mut self.spill else { return Err("the job has no directory to spill into".to_owned()) };

@@ -7,10 +7,10 @@
 //!
 //! Here: bringing in (asked for ahead, or waited for), evicting. Not here: files (`pager`), building a page of its pieces (`restore`).
 //!
-//! Invariants: an absent page has a place; a page in memory has no spill slot; the pieces kept for a page in memory give its content.
+//! Invariants: an absent page has a place (or is known to be empty); a page in memory has no spill slot; the pieces kept for a page in memory give its content.
 //! A page that cannot be read back ends the task: it unwinds with the reason, so that no wrong result leaves it.
 
-use super::directory::{Bucket, NO_PAGE, UNLOADED, without_mark};
+use super::directory::{Bucket, IN_RUNS, NO_PAGE, UNLOADED, without_mark};
 use super::page::{LISTED, PAGE_LEN, PAGE_LEN_STEP, Page, SlotAt, block_size};
 use super::pager::{Pager, sectors_around};
 use super::restore::Check;
@@ -30,7 +30,7 @@ pub(super) struct Residency {
     pub pager: Option<Rc<RefCell<Pager>>>,
     /// By page: where its bytes are besides memory.
     places: Vec<Place>,
-    /// Pages without bytes, and key groups without pages yet.
+    /// Pages without bytes, key groups whose pages are not known yet, and those with runs.
     pub absent: usize,
     reading: Vec<Reading>,
     /// Pages whose bytes are on their way to the spill file.
@@ -56,6 +56,8 @@ struct Place {
     spilled: Option<Spilled>,
     /// The snapshot these dirty bits were for was given up while the page was absent.
     bits_are_stale: bool,
+    /// It held no entries when it left memory: it comes back as an empty page.
+    emptied: bool,
     /// It is on its way in.
     is_requested: bool,
     /// How many pages had left when this one was asked for last, of those that are asked for ahead.
@@ -71,10 +73,10 @@ struct Arriving {
 
 /// A page in the spill file.
 pub(super) struct Spilled {
-    slot: u32,
-    crc: u32,
-    len: u32,
-    writing: Option<IoToken>,
+    pub slot: u32,
+    pub crc: u32,
+    pub len: u32,
+    pub writing: Option<IoToken>,
 }
 
 /// A page on its way in.
@@ -122,6 +124,10 @@ impl Table {
             self.load_groups(KeyGroupRange { start: group.0, end: group.0 + 1 })?;
             marked = self.directories.page(directory, hash);
         }
+        if marked == IN_RUNS {
+            self.merge_runs(directory);
+            marked = self.directories.page(directory, hash);
+        }
         if marked == NO_PAGE {
             return Ok(None);
         }
@@ -137,6 +143,7 @@ impl Table {
 
     /// Makes sure that a page is in memory; waits for the disk.
     pub fn bring_page(&mut self, index: usize) -> Result<(), StateError> {
+        self.merge_runs_of(index);
         if self.is_in(index) {
             return Ok(());
         }
@@ -151,7 +158,7 @@ impl Table {
         }
     }
 
-    fn wait_for_disk(&mut self) {
+    pub(super) fn wait_for_disk(&mut self) {
         if let Some(pager) = &self.residency.pager {
             let mut io = pager.borrow().io.clone();
             io.drive();
@@ -167,7 +174,8 @@ impl Table {
             place.asked_for_at = self.residency.left;
             return Ok(true);
         }
-        if marked == NO_PAGE {
+        // Runs are merged when somebody needs the whole.
+        if marked == NO_PAGE || marked == IN_RUNS {
             return Ok(true);
         }
         if marked == UNLOADED {
@@ -245,6 +253,7 @@ impl Table {
         let writes = writes.into_iter().filter_map(|page| places[page as usize].spilled.as_mut()?.writing.take());
         let dropped = std::mem::take(&mut self.residency.dropped).into_iter().map(|(token, _)| token);
         let unread = reads.filter(|part| part.read.is_none()).map(|part| part.token);
+        let writes = writes.chain(self.runs.iter_mut().flat_map(|runs| runs.forget()));
         unread.chain(writes).chain(dropped).for_each(|token| pager.borrow_mut().io.forget(token));
     }
 
@@ -262,6 +271,9 @@ impl Table {
     pub fn request_page(&mut self, index: usize) -> Result<(), StateError> {
         if self.is_in(index) || self.residency.places[index].is_requested {
             return Ok(());
+        }
+        if self.residency.places[index].emptied {
+            return self.show_empty(index);
         }
         let place = &mut self.residency.places[index];
         let parts = match (&mut place.spilled, place.chain.clone()) {
@@ -331,7 +343,7 @@ impl Table {
     }
 
     /// Forgets what has been written. A page that could not be is missed when it is needed again, as its slot holds other bytes.
-    fn collect_writes(&mut self, pager: &Rc<RefCell<Pager>>) -> bool {
+    pub(super) fn collect_writes(&mut self, pager: &Rc<RefCell<Pager>>) -> bool {
         self.residency.dropped.retain(|&(token, slot)| {
             let mut pager = pager.borrow_mut();
             let is_written = pager.io.take(token).is_some();
@@ -351,13 +363,17 @@ impl Table {
             spilled.writing = None;
             true
         };
+        let mut runs_worked = false;
+        if let Some(runs) = &mut self.runs {
+            runs_worked = runs.each_being_written(is_written);
+        }
         let places = &mut self.residency.places;
         self.residency.writing.retain(|&page| {
             let spilled = places[page as usize].spilled.as_mut();
             spilled.is_some_and(|spilled| !is_written(spilled))
         });
         self.stage.each_being_written(is_written);
-        let has_freed = self.residency.writing.len() < before;
+        let has_freed = self.residency.writing.len() < before || runs_worked;
         self.residency.is_short &= !has_freed;
         has_freed
     }
@@ -387,11 +403,6 @@ impl Table {
             self.show(index, buffer.into_block());
         } else {
             self.take_in_pieces(pager, index, &buffers)?;
-        }
-        if std::mem::take(&mut self.residency.places[index].bits_are_stale) {
-            let page = &mut self.pages[index];
-            let grid = self.layout.grid(page.bytes());
-            (0..grid.groups).for_each(|group| page.set_bits(grid, SlotAt { group, lane: 0 }, 0));
         }
         Ok(())
     }
@@ -460,6 +471,10 @@ impl Table {
             self.residency.places[index].chain = None;
         }
         page.set_block(block);
+        if std::mem::take(&mut self.residency.places[index].bits_are_stale) {
+            let grid = self.layout.grid(page.bytes());
+            (0..grid.groups).for_each(|group| page.set_bits(grid, SlotAt { group, lane: 0 }, 0));
+        }
         let bucket = Bucket { prefix: page.prefix, depth: page.depth, index: index as u32 };
         let directory = usize::from(page.group - self.range.start);
         self.directories.show(directory, bucket);
@@ -468,6 +483,9 @@ impl Table {
 
     /// Takes the bytes of a page out of memory. `false`: they must stay.
     pub(super) fn evict(&mut self, index: usize) -> bool {
+        if self.leave_empty(index) {
+            return true;
+        }
         let Some(pager) = self.pager() else { return false };
         let block = if self.residency.places[index].chain.is_some() {
             None
@@ -493,6 +511,60 @@ impl Table {
             self.residency.writing.push(index as u32);
         }
         true
+    }
+
+    /// Lets a page without entries go without a copy of its bytes, where values are merged: pages that windows have left come back empty.
+    fn leave_empty(&mut self, index: usize) -> bool {
+        let page = &self.pages[index];
+        let is_sealed = page.flags[1 - self.parity] & LISTED != 0;
+        let may = self.runs.as_ref().is_some_and(|runs| !runs.are_merged_into_sealed);
+        if page.live != 0 || is_sealed || !may || self.residency.places[index].chain.is_some() {
+            return false;
+        }
+        self.mark_image(index);
+        let page = &mut self.pages[index];
+        let grid = self.layout.grid(page.bytes());
+        (0..2).for_each(|parity| page.take_bits(grid, parity, |_| {}));
+        (page.used, page.garbage) = (0, 0);
+        drop(page.set_block(Block::nothing(&self.arena)));
+        let bucket = Bucket { prefix: page.prefix, depth: page.depth, index: index as u32 };
+        self.directories.hide(usize::from(page.group - self.range.start), bucket);
+        self.residency.places[index].emptied = true;
+        self.residency.absent += 1;
+        self.residency.left += 1;
+        true
+    }
+
+    /// Brings a page back that left without entries.
+    fn show_empty(&mut self, index: usize) -> Result<(), StateError> {
+        let block = self.take_block(self.layout.first_page_len(), index)?;
+        let old = &self.pages[index];
+        let empty = Page::empty(block, old.group, old.number, old.prefix, old.depth);
+        self.residency.places[index].emptied = false;
+        self.put_built(index, empty)
+    }
+
+    /// Whether a page that is not in memory is known to be empty.
+    pub(super) fn is_emptied(&self, index: usize) -> bool {
+        self.residency.places[index].emptied
+    }
+
+    /// Lets the pages of a key group go that are in memory and hold nothing, if memory is short.
+    pub(super) fn release_empty(&mut self, directory: usize) {
+        if !self.outgrew_memory() {
+            return;
+        }
+        for at in 0..self.directories.pages_of(directory).len() {
+            let index = self.directories.pages_of(directory)[at] as usize;
+            if self.is_in(index) {
+                self.leave_empty(index);
+            }
+        }
+    }
+
+    /// Whether pages of this subtask's state have gone to the spill file.
+    pub(super) fn outgrew_memory(&self) -> bool {
+        self.residency.pager.as_ref().is_some_and(|pager| pager.borrow().has_spilled())
     }
 
     /// Puts a copy of a page into the spill file; where that has no room it stays in memory.
@@ -564,13 +636,20 @@ impl Table {
                 return true;
             }
         }
-        let writes = self.residency.writing.len();
-        while writes > 0 && self.residency.writing.len() == writes {
+        if evicted == 0 && self.residency.writing.is_empty() {
+            self.write_some_run();
+        }
+        let writes = self.writes_under_way();
+        while writes > 0 && self.writes_under_way() == writes {
             self.wait_for_disk();
             let Some(pager) = self.pager() else { return false };
             self.collect_writes(&pager);
         }
         writes > 0
+    }
+
+    fn writes_under_way(&self) -> usize {
+        self.residency.writing.len() + self.runs.as_ref().map_or(0, |runs| runs.writes_under_way())
     }
 
     /// A page that may leave: not `keep`, of this length if one is asked for and there is one near, rather one that nobody asked for lately.
@@ -692,7 +771,7 @@ impl Table {
         }
     }
 
-    fn pager(&self) -> Option<Rc<RefCell<Pager>>> {
+    pub(super) fn pager(&self) -> Option<Rc<RefCell<Pager>>> {
         self.residency.pager.clone()
     }
 
@@ -831,7 +910,7 @@ impl Table {
         self.residency.places.iter_mut().for_each(|place| place.arriving = None);
     }
 
-    fn unreadable(&self, index: usize, reason: String) -> StateError {
+    pub(super) fn unreadable(&self, index: usize, reason: String) -> StateError {
         let page = &self.pages[index];
         StateError::PageUnreadable {
             operator: self.identity.operator.clone(),
@@ -849,7 +928,7 @@ pub(super) fn give_up_task(error: &StateError) -> ! {
     std::panic::resume_unwind(Box::new(error.to_string()))
 }
 
-fn read_buffer(answer: Result<IoOutput, IoError>) -> Result<Buffer, String> {
+pub(super) fn read_buffer(answer: Result<IoOutput, IoError>) -> Result<Buffer, String> {
     match answer {
         Ok(IoOutput::Buffer(buffer)) => Ok(buffer),
         Ok(other) => Err(format!("the driver answered {other:?}")),
@@ -857,6 +936,6 @@ fn read_buffer(answer: Result<IoOutput, IoError>) -> Result<Buffer, String> {
     }
 }
 
-fn crc32c(bytes: &[u8]) -> u32 {
+pub(super) fn crc32c(bytes: &[u8]) -> u32 {
     crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }

@@ -31,6 +31,9 @@ impl Table {
         self.parity = 1 - self.parity;
         self.harvested = 0;
         self.in_memory_first = self.lists[1 - self.parity].len();
+        if let Some(runs) = &mut self.runs {
+            runs.seal();
+        }
     }
 
     /// How many sealed pages are left to harvest.
@@ -122,6 +125,7 @@ impl Table {
     pub(super) fn next_is_in_memory(&mut self) -> Result<bool, StateError> {
         /// How many pages are read ahead.
         const AHEAD: usize = 32;
+        self.merge_sealed_runs();
         let sealed = 1 - self.parity;
         while self.harvested < self.in_memory_first {
             let index = self.lists[sealed][self.harvested];

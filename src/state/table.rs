@@ -14,6 +14,7 @@ use super::page::{
     first_lane, has_empty, home_group, lane_bit, probe, tag_of,
 };
 use super::residency::{Residency, give_up_task};
+use super::runs::Runs;
 use super::slotted_page::{self, CellHead};
 use super::stage::StageLog;
 use super::sweep::Sweep;
@@ -48,6 +49,8 @@ pub(super) struct Table {
     pub(super) sweep: Option<Sweep>,
     /// What it may be stored as by former versions of the program.
     pub(super) migrations: Vec<Migration>,
+    /// What is to be merged into pages that are not in memory, if values may be.
+    pub(super) runs: Option<Box<Runs>>,
 }
 
 /// What a table is called and what it holds.
@@ -96,6 +99,7 @@ impl Table {
             residency: Residency::default(),
             sweep: None,
             migrations: Vec::new(),
+            runs: None,
         }
     }
 
@@ -236,9 +240,10 @@ impl Table {
         page.used -= u16::from(tag == EMPTY);
     }
 
-    /// How many pages there are, in memory or not.
+    /// How many pages there are, in memory or not. Runs are merged into them first.
     pub fn page_count(&mut self) -> usize {
         self.load_groups(self.range).unwrap_or_else(|error| give_up_task(&error));
+        self.merge_all_runs();
         self.pages.len()
     }
 
