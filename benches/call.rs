@@ -6,9 +6,9 @@
 //!  same thread      the host steps the slot itself: no queue, no other core
 //!  after commit     256 calls under way, each answered once the checkpoint that holds it is durable (every 5 ms)
 //! ```
-//! Limits: 1 us and on one thread 300 ns, as asked; for the tail what the machine itself does to the same loop, plus 20 us: a bare echo over two
-//! cache lines between the same cores, run directly before each scenario (both cores are taken, so it cannot run beside it). Kernels:
-//! the median of that echo, and the same update of a hash map. The hop and the gaps of a spinning thread are measured before and after. Every
+//! Limits: 1 us and on one thread 300 ns, as asked; for the tail the gaps of a spinning thread at the same quantile, the smaller of those before
+//! and after (both cores are taken, so it cannot spin beside a scenario), plus 20 us. Kernels: a bare echo over two cache lines between the
+//! same cores, run directly before each scenario, and the same update of a hash map. The hop is measured before and after. Every
 //! reply is checked. The times include one look at the clock (row "clock").
 #![allow(clippy::disallowed_methods, reason = "a bench reads clocks and starts threads itself")]
 
@@ -64,20 +64,23 @@ fn main() {
     bench.figure(Figure::new("cache line there and back, before", "p50", 2.0 * hop_before, "ns"));
     bench.figure(Figure::new("cache line there and back, after", "p50", 2.0 * hop_after, "ns"));
     for (when, (_, gaps)) in [("before", &before), ("after", &after)] {
-        let scenario = format!("gaps of a spinning thread, {when}");
-        bench.figure(Figure::new(scenario, "max", gaps.max() as f64, "ns"));
+        for (metric, quantile) in [("p99.9", 0.999), ("max", 1.0)] {
+            let scenario = format!("gaps of a spinning thread, {when}");
+            bench.figure(Figure::new(scenario, metric, gaps.value_at_quantile(quantile) as f64, "ns"));
+        }
     }
+    let probe_ns = before.1.value_at_quantile(0.999).min(after.1.value_at_quantile(0.999)) as f64;
     if (hop_before - hop_after).abs() > 0.1 * hop_before {
         eprintln!("warning: the probes before and after differ by more than a tenth: the figures mean little");
     }
     bench.figure(Figure::new("clock", "p50", clock(10_000 * scale), "ns"));
 
-    times(&mut bench, "call, there and back", &closed, ASKED_NS);
+    times(&mut bench, "call, there and back", &closed, ASKED_NS, probe_ns);
     for (rate, checkpoints, latencies) in &open {
         let every = checkpoints.map_or(String::new(), |every| format!(", checkpoints {every:?}"));
-        times(&mut bench, &format!("open loop {} k/s{every}", rate / 1_000), latencies, ASKED_NS);
+        times(&mut bench, &format!("open loop {} k/s{every}", rate / 1_000), latencies, ASKED_NS, probe_ns);
     }
-    times(&mut bench, "call on the slot's own thread", &local, ASKED_ON_ONE_THREAD_NS);
+    times(&mut bench, "call on the slot's own thread", &local, ASKED_ON_ONE_THREAD_NS, probe_ns);
     for (metric, quantile) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
         let at = committed.value_at_quantile(quantile) as f64 / 1e6;
         bench.figure(Figure::new("reply after commit every 5 ms", metric, at, "ms"));
@@ -87,16 +90,21 @@ fn main() {
 }
 
 /// The latencies of a scenario beside those of its kernel.
-fn times(bench: &mut Bench, scenario: &str, (kernel, times): &(Histogram<u64>, Histogram<u64>), asked_ns: f64) {
+fn times(
+    bench: &mut Bench,
+    scenario: &str,
+    (kernel, times): &(Histogram<u64>, Histogram<u64>),
+    asked_ns: f64,
+    probe_ns: f64,
+) {
     let at = |times: &Histogram<u64>, quantile: f64| times.value_at_quantile(quantile) as f64;
     for (metric, quantile) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)] {
-        let kernel_ns = at(kernel, quantile);
         let (limit, goal) = match metric {
             "p50" => (Some(asked_ns), Some(1.0)),
-            "p99.9" => (Some(kernel_ns + TAIL_BEYOND_PROBE_NS), Some(1.0)),
+            "p99.9" => (Some(probe_ns + TAIL_BEYOND_PROBE_NS), Some(1.0)),
             _ => (None, None),
         };
-        let kernel = Some(kernel_ns);
+        let kernel = Some(at(kernel, quantile));
         bench.figure(Figure { limit, kernel, goal, ..Figure::new(scenario, metric, at(times, quantile), "ns") });
     }
 }
