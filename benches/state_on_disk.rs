@@ -7,7 +7,8 @@
 //!  windows        Generator -> key_by -> tumbling sum whose one window is four times the memory budget, against the same in memory
 //! ```
 //! Limits: a process that only starts; reading a file from front to back past the page cache; reading 16 KiB pages of it at random, 32 at
-//! a time; beside it as kernel, reading them and writing them back, 128 at a time. `--only=restart`, `spill` or `windows` runs a part, `--state-mib=N` other sizes. Without the right to drop the page cache only what is read past it is cold, which is all but directories.
+//! a time; beside it as kernel, reading them and writing them back, 128 at a time.
+//! `--only=restart`, `spill` or `windows` runs a part, `--state-mib=N` other sizes. Without the right to drop the page cache only what is read past it is cold, which is all but directories.
 #![allow(clippy::disallowed_methods, reason = "a bench reads clocks and files itself")]
 
 #[path = "support/median.rs"]

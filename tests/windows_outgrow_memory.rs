@@ -1,4 +1,4 @@
-//! Windows whose state is some four times their memory give exactly what a map in memory gives, with checkpoints on the way and restarts
+//! Windows whose state is almost three times their memory give exactly what a map in memory gives, with checkpoints on the way and restarts
 //! from them.
 #![allow(clippy::disallowed_methods, reason = "a host program waits and cleans up as it likes")]
 
