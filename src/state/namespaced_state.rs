@@ -156,7 +156,8 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
     ) -> Result<Seen, StateError> {
         let address = composite(&mut self.scratch, key, namespace);
         let mut table = self.table.borrow_mut();
-        if table.runs.is_some() && table.add_to(address.group, address.hash)? == AddTo::Run {
+        // Where all pages are in memory, one look at the directory is enough.
+        if table.runs.is_some() && table.has_absent() && table.add_to(address.group, address.hash)? == AddTo::Run {
             let value_len = V::FIXED_LEN.unwrap_or(0);
             if let Some((bytes, is_new)) = table.run_value(const { Self::LAYOUT }, address, value_len)? {
                 let old = if is_new { None } else { V::load(bytes) };

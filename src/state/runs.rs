@@ -466,26 +466,19 @@ impl Table {
         let layout = self.layout;
         let mut slots: Vec<(u64, SlotAt)> = live_slots(run, layout).map(|at| (layout.hash(run, at), at)).collect();
         slots.sort_unstable_by_key(|(hash, _)| *hash);
+        let Some(merge) = self.runs.as_ref().map(|runs| runs.merge.clone()) else { return Ok(()) };
         let hidden = if into_sealed { self.reopen_sealed(directory) } else { Vec::new() };
         for (hash, at) in slots {
             let (kind, key) = layout.key(run, at);
             let address = Address { group, hash, kind, key: &run[key] };
-            self.merge_value(address, &run[layout.value(run, at)])?;
+            let value = &run[layout.value(run, at)];
+            match self.find(layout, address) {
+                Some(entry) => merge(self.value_mut(layout, entry), value),
+                None => self.value_for(address, value.len(), false)?.copy_from_slice(value),
+            }
         }
         if into_sealed {
             self.close_sealed(hidden);
-        }
-        Ok(())
-    }
-
-    fn merge_value(&mut self, address: Address, value: &[u8]) -> Result<(), StateError> {
-        match self.find(self.layout, address) {
-            Some(entry) => {
-                let merge = self.runs.as_ref().map(|runs| runs.merge.clone());
-                let stored = self.value_mut(self.layout, entry);
-                merge.into_iter().for_each(|merge| merge(stored, value));
-            }
-            None => self.value_for(address, value.len(), false)?.copy_from_slice(value),
         }
         Ok(())
     }
