@@ -46,16 +46,7 @@ impl<E, R> CallHandle<E, R> {
         durability: Durability,
         intended_ns: u64,
     ) -> Result<PendingCall<R>, TryCallError<E>> {
-        let Some(slot) = self.table.take() else {
-            return Err(TryCallError::TooManyUnderWay { event, under_way_max: self.table.under_way_max() });
-        };
-        match self.service.hand_over(event, &slot, durability, intended_ns) {
-            Ok(()) => Ok(PendingCall::new(self.table.clone(), slot)),
-            Err(refusal) => {
-                self.table.give_back(slot);
-                Err(refusal)
-            }
-        }
+        PendingCall::begin(&self.service, &self.table, event, durability, intended_ns)
     }
 
     /// Calls and waits for the reply, however long it takes (also for the job to start, or to come back after a failure): blocks the

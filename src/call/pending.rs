@@ -42,8 +42,24 @@ enum Stage<E, R> {
 }
 
 impl<R> PendingCall<R> {
-    pub(super) fn new(table: Arc<Table<R>>, slot: Arc<ReplySlot<R>>) -> Self {
-        Self { table, slot: Some(slot) }
+    /// Takes a reply slot and hands the event over, or gives it back.
+    pub(super) fn begin<E>(
+        service: &Service<E, R>,
+        table: &Arc<Table<R>>,
+        event: E,
+        durability: Durability,
+        origin_ns: u64,
+    ) -> Result<Self, TryCallError<E>> {
+        let Some(slot) = table.take() else {
+            return Err(TryCallError::TooManyUnderWay { event, under_way_max: table.under_way_max() });
+        };
+        match service.hand_over(event, &slot, durability, origin_ns) {
+            Ok(()) => Ok(Self { table: table.clone(), slot: Some(slot) }),
+            Err(refusal) => {
+                table.give_back(slot);
+                Err(refusal)
+            }
+        }
     }
 
     /// The result, if it is there; once.
@@ -169,12 +185,13 @@ impl<E, R> CallFuture<E, R> {
         }
     }
 
-    /// Hands the event over, or leaves the waker where the missing room will be made and tries once more.
+    /// Begins the call, or leaves the waker where the missing room will be made and tries once more.
     fn begin(&self, event: E, waker: &Waker) -> Result<Stage<E, R>, CallError> {
         let mut event = event;
         // The second try may miss something else than the first; whoever was left a waker by then wakes this task.
         for is_last in [false, false, true] {
-            let refusal = match self.hand_over(event) {
+            let now_ns = self.service.now_ns();
+            let refusal = match PendingCall::begin(&self.service, &self.table, event, self.durability, now_ns) {
                 Ok(pending) => return Ok(Stage::UnderWay(pending)),
                 Err(refusal) if !refusal.is_temporary() => return Err(CallError::of_refusal(&refusal)),
                 Err(refusal) => refusal,
@@ -187,19 +204,6 @@ impl<E, R> CallFuture<E, R> {
             event = refusal.into_event();
         }
         Ok(Stage::Waiting(event))
-    }
-
-    fn hand_over(&self, event: E) -> Result<PendingCall<R>, TryCallError<E>> {
-        let Some(slot) = self.table.take() else {
-            return Err(TryCallError::TooManyUnderWay { event, under_way_max: self.table.under_way_max() });
-        };
-        match self.service.hand_over(event, &slot, self.durability, self.service.now_ns()) {
-            Ok(()) => Ok(PendingCall::new(self.table.clone(), slot)),
-            Err(refusal) => {
-                self.table.give_back(slot);
-                Err(refusal)
-            }
-        }
     }
 }
 
