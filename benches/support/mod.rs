@@ -60,7 +60,7 @@ impl Figure {
 
     fn goal_words(&self) -> Option<String> {
         let sign = if self.is_rate() { ">=" } else { "<=" };
-        self.goal.map(|goal| format!("{sign} {goal}x"))
+        self.goal.map(|goal| format!("{sign} {}x", (goal * 1e3).round() / 1e3))
     }
 
     fn verdict(&self) -> &'static str {
