@@ -98,7 +98,7 @@ fn table(page: &mut String, figures: &[&FigureLine], names_bench: bool) {
         let number = |value: Option<f64>| value.map_or(String::new(), short);
         let _ = writeln!(
             page,
-            "<td>{scenario}</td><td>{}</td><td class=\"n\"><b>{}</b> {}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
+            "<td class=\"scenario\">{scenario}</td><td>{}</td><td class=\"n\"><b>{}</b> {}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
              <td class=\"n\">{}</td><td>{}</td><td>{}</td></tr>",
             escape(&figure.metric),
             short(figure.value),
