@@ -44,11 +44,13 @@ fn main() {
             let latencies = run(rate, seconds, checkpoints);
             let every =
                 checkpoints.map_or("without checkpoints".to_owned(), |every| format!("checkpoints every {every:?}"));
+            let scenario = format!("{rate} ev/s, {every}");
+            bench.latencies(&scenario, &latencies, &[("gaps of a spinning thread", &probe)]);
             for (metric, quantile) in QUANTILES {
                 let at = |times: &Histogram<u64>| times.value_at_quantile(quantile) as f64 / 1e3;
                 bench.figure(Figure {
                     limit: (quantile > 0.99).then(|| at(&probe)),
-                    ..Figure::new(format!("{rate} ev/s, {every}"), metric, at(&latencies), "us")
+                    ..Figure::new(&scenario, metric, at(&latencies), "us")
                 });
             }
         }
@@ -59,6 +61,10 @@ fn main() {
         goal: Some(1.0),
         ..Figure::new("engine with an idle job", "CPU", idle, "% core")
     });
+    let probe_after = hiccup::gaps(Duration::from_secs(seconds.min(5)));
+    let at_three_nines = |probe: &Histogram<u64>| probe.value_at_quantile(0.999) as f64 / 1e3;
+    bench.needs_cores(2);
+    bench.probe("gaps of a spinning thread, p99.9", "us", at_three_nines(&probe), at_three_nines(&probe_after));
     bench.finish();
 }
 
