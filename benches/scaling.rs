@@ -18,6 +18,7 @@ mod median;
 #[path = "support/spsc_chunked.rs"]
 mod spsc_chunked;
 mod support;
+#[allow(dead_code, reason = "windows are not asked for here")]
 #[path = "support/workloads.rs"]
 mod workloads;
 
