@@ -6,6 +6,7 @@
 //! Architecture invariant: an operator never sees a segment or a channel; only the ends of chains (`exchange`, `output`) hold a gate.
 
 mod aggregate;
+mod combine;
 mod exchange;
 mod filter;
 mod flat_map;
@@ -24,6 +25,7 @@ mod window_aggregate;
 mod window_ends;
 
 pub use aggregate::{Aggregate, And, Count, Max, Mean, Min, Moments, Number, Sum, Variance};
+pub use combine::{Combine, MergePartials, Partial};
 pub use exchange::{Exchange, KeyedExchange};
 pub use filter::Filter;
 pub use flat_map::FlatMap;

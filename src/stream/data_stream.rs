@@ -160,7 +160,10 @@ impl<C: Chain> DataStream<C> {
         });
     }
 
-    fn end(self, build: impl Fn(&C, &mut BuildContext) -> Result<BuiltChain, BuildError> + Send + Sync + 'static) {
+    pub(super) fn end(
+        self,
+        build: impl Fn(&C, &mut BuildContext) -> Result<BuiltChain, BuildError> + Send + Sync + 'static,
+    ) {
         let chain = self.chain;
         self.graph.add_chain(self.vertex, move |cx| build(&chain, cx));
     }
