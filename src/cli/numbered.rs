@@ -52,6 +52,8 @@ pub struct NumberedSource<N: Numbered> {
 /// Reads the records of one split.
 pub struct NumberedReader<N: Numbered> {
     of: N,
+    /// Where the next reader of the split looks for records made ahead.
+    made_ahead: Arc<[Mutex<Option<Vec<N::Record>>>]>,
     numbers: Numbers,
     emitted: u64,
     records: Records<N>,
@@ -106,7 +108,7 @@ impl<N: Numbered> NumberedSource<N> {
                 Records::Replayed(replayed)
             }
         };
-        NumberedReader { of: self.of.clone(), numbers, emitted, records }
+        NumberedReader { of: self.of.clone(), made_ahead: self.made_ahead.clone(), numbers, emitted, records }
     }
 }
 
@@ -135,7 +137,7 @@ impl<N: Numbered> NumberedReader<N> {
     /// Hands at most `records_max` records to `each`; says whether there are more.
     #[inline]
     pub fn read_each(&mut self, records_max: usize, mut each: impl FnMut(&N::Record)) -> bool {
-        let Self { of, numbers, emitted, records } = self;
+        let Self { of, numbers, emitted, records, .. } = self;
         let end = numbers.count.min(*emitted + records_max as u64);
         match records {
             Records::Made(maker) => {
@@ -158,6 +160,18 @@ impl<N: Numbered> NumberedReader<N> {
             }
         }
         end < numbers.count
+    }
+}
+
+impl<N: Numbered> Drop for NumberedReader<N> {
+    /// Gives back what was made ahead, if it is as it was made.
+    fn drop(&mut self) {
+        if let Records::Replayed(records) = &mut self.records
+            && self.emitted <= records.len() as u64
+        {
+            let place = &self.made_ahead[self.numbers.split as usize];
+            *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::mem::take(records));
+        }
     }
 }
 

@@ -122,3 +122,47 @@ impl KeyedProcess<i64, Candidate> for Highest {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use millstream::engine::{Engine, JobOptions};
+    use millstream::nexmark::Body;
+    use millstream::sink::Collect;
+    use millstream::source::VecSource;
+    use millstream::stream::Job;
+    use millstream::time::Watermarks;
+
+    /// The auctions of the rows for bids (auction, time, price), read from two splits in turn.
+    fn highest(bids: &[(u64, i64, u64)]) -> Vec<u64> {
+        let event = |&(auction, at, price): &(u64, i64, u64)| Event {
+            at,
+            body: Body::Bid(Bid { auction, price, at, ..Bid::default() }),
+        };
+        let (first, second) = bids.split_at(bids.len() / 2);
+        let splits = [first, second].map(|bids| bids.iter().map(event).collect());
+        let (job, found) = (Job::new("highest"), Collect::immediate());
+        let watermarks = Watermarks::bounded(4_000).never_idle();
+        let events = job.source("events", VecSource::new(splits.to_vec()));
+        rows(events.event_time(|event: &Event| EventTimeMs(event.at), watermarks)).sink("found", found.clone());
+        let engine = Engine::builder().slots(1).memory(64 << 20).start().unwrap();
+        engine.submit(job, JobOptions::default()).unwrap().wait().unwrap();
+        let mut auctions: Vec<u64> = found.take().iter().map(|bid: &Bid| bid.auction).collect();
+        auctions.sort_unstable();
+        auctions
+    }
+
+    #[test]
+    fn all_bids_of_the_highest_price_of_a_window_are_rows() {
+        assert_eq!(highest(&[(1, 1, 5), (2, 2, 7), (3, 3, 7), (4, 9_999, 6), (5, 10_001, 1), (6, 0, 7)]), [2, 3, 5, 6]);
+    }
+
+    #[test]
+    fn a_bid_at_the_end_of_a_window_is_a_row_of_it_only_if_it_reaches_its_price() {
+        // Auction 2 reaches the 5 of the window before; auction 3 is above it and auction 4 below.
+        let bids = [(1, 9_000, 5), (2, 10_000, 5), (3, 10_000, 9), (4, 10_000, 4)];
+        assert_eq!(highest(&bids), [1, 2, 3]);
+        // It does not make the price of the window before, and a window without bids has none.
+        assert_eq!(highest(&[(1, 9_000, 5), (2, 10_000, 8), (3, 10_001, 7), (4, 30_000, 9)]), [1, 2, 4]);
+    }
+}
