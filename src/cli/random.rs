@@ -43,7 +43,7 @@ impl Random {
         let begin = into.len();
         for _ in 0..TEXT_LEN_MIN + self.below(len_max - TEXT_LEN_MIN) {
             let draw = self.next();
-            let is_space = (draw >> 32) * 13 >> 32 == 0;
+            let is_space = ((draw >> 32) * 13) >> 32 == 0;
             if !is_space {
                 into.push(letter(draw as u8));
             } else if into.len() > begin {

@@ -71,7 +71,7 @@ impl<V: Record, S: KeySelector<V>> Stage<V> for KeyedExchange<S> {
 }
 
 #[inline]
-fn report(cx: &mut ChainContext<'_>, sent: Result<Result<(), ExchangeError>, RecordError>) {
+pub(super) fn report(cx: &mut ChainContext<'_>, sent: Result<Result<(), ExchangeError>, RecordError>) {
     match sent {
         Ok(Ok(())) => {}
         Ok(Err(error)) => cx.fail("exchange", error),
@@ -79,7 +79,7 @@ fn report(cx: &mut ChainContext<'_>, sent: Result<Result<(), ExchangeError>, Rec
     }
 }
 
-fn pass_on(gate: &mut OutputGate, cx: &mut ChainContext<'_>, signal: &mut Signal<'_>) -> Flow {
+pub(super) fn pass_on(gate: &mut OutputGate, cx: &mut ChainContext<'_>, signal: &mut Signal<'_>) -> Flow {
     let passed = match signal {
         Signal::Watermark(watermark) => gate.broadcast(InBand::Watermark(*watermark)),
         Signal::Idle(idle) => gate.broadcast(if *idle { InBand::Idle } else { InBand::Active }),

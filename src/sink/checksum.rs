@@ -86,7 +86,7 @@ mod tests {
     use super::super::test_support::{Rig, stamp};
     use super::*;
 
-    fn sum(rows: &[&[&str]]) -> RowSum {
+    fn sum(rows: &[&[&'static str]]) -> RowSum {
         let sink = Checksum::default();
         let mut rig = Rig::new();
         for rows in rows {
@@ -94,11 +94,7 @@ mod tests {
             for row in *rows {
                 rig.with(|cx| writer.write(cx, &stamp(), row)).unwrap();
             }
-            rig.with(|cx| {
-                SinkWriter::<&str>::close(&mut writer, cx.io);
-                Ok(())
-            })
-            .unwrap();
+            rig.with(|cx| SinkWriter::<&str>::close(&mut writer, cx.io));
         }
         sink.sum()
     }

@@ -15,4 +15,4 @@ pub use chain::{Chain, EdgeChain, FilterChain, FlatMapChain, MapChain};
 pub use data_stream::DataStream;
 pub use job::{Job, SourceChain, SourceStream, Timestamps};
 pub use keyed_stream::{KeyedStream, ProcessChain, ReduceChain};
-pub use windowed_stream::{WindowChain, WindowedStream};
+pub use windowed_stream::{PreAggregatedStream, WindowChain, WindowedStream};

@@ -47,6 +47,42 @@ pub struct Workload {
     pub slide_ms: i64,
     /// Each key has a large value.
     pub is_wide: bool,
+    /// Windows take what was added up before the exchange, where there is nothing but windows.
+    pub is_pre_aggregated: bool,
+}
+
+/// Counts events and adds up their numbers.
+#[derive(Clone, Copy)]
+struct CountAndSum;
+
+#[derive(Record, Clone, Copy)]
+#[repr(C)]
+struct Counted {
+    count: u64,
+    sum: i64,
+}
+
+impl Aggregate<Event> for CountAndSum {
+    type Accumulator = Counted;
+    type Out = (u64, i64);
+    const MERGES_IN_ANY_ORDER: bool = true;
+
+    fn create(&self) -> Counted {
+        Counted { count: 0, sum: 0 }
+    }
+
+    fn add(&self, counted: &mut Counted, event: &Event) {
+        self.merge(counted, &Counted { count: 1, sum: event.n as i64 });
+    }
+
+    fn merge(&self, counted: &mut Counted, other: &Counted) {
+        counted.count += other.count;
+        counted.sum += other.sum;
+    }
+
+    fn result(&self, counted: &Counted) -> (u64, i64) {
+        (counted.count, counted.sum)
+    }
 }
 
 impl Workload {
@@ -86,6 +122,7 @@ impl Workload {
             size_ms,
             slide_ms,
             is_wide: false,
+            is_pre_aggregated: false,
         }
     }
 
@@ -94,14 +131,19 @@ impl Workload {
         let job = Job::new("simulated");
         let source = Paced { input: self.input.clone().into(), batch_max: self.batch_max, every_ns: self.every_ns };
         let watermarks = Watermarks::bounded(self.bound_ms).never_idle();
-        let keyed = job
-            .source("events", source)
-            .event_time(|event: &Event| EventTimeMs(event.at), watermarks)
-            .key_by("by-key", |event: &Event| event.key);
+        let events = job.source("events", source).event_time(|event: &Event| EventTimeMs(event.at), watermarks);
+        let write = |result: &WindowResult<u64, (u64, i64)>, line: &mut Vec<u8>| {
+            line.extend_from_slice(window_line(result.key, result.window.start, result.value).as_bytes());
+        };
+        if self.is_pre_aggregated && self.pipeline == Pipeline::Windows {
+            events
+                .pre_aggregate("by-key", |event: &Event| event.key, self.windows(), CountAndSum)
+                .merge("windows")
+                .sink("windows-out", JsonLines::exactly_once_with(WINDOWS, write));
+            return job;
+        }
+        let keyed = events.key_by("by-key", |event: &Event| event.key);
         if self.pipeline != Pipeline::Sequences {
-            let write = |result: &WindowResult<u64, (u64, i64)>, line: &mut Vec<u8>| {
-                line.extend_from_slice(window_line(result.key, result.window.start, result.value).as_bytes());
-            };
             keyed
                 .clone()
                 .window(self.windows())

@@ -1,7 +1,7 @@
 //! Query 5, hot items: the auctions with the most bids in the last 10 s, every 2 s.
 //!
 //! ```text
-//! events -> bids --by auction--> count per window -> those that may be the most --by window--> the most -> rows
+//! events -> bids, counted --by auction--> count per window -> those that may be the most --by window--> the most -> rows
 //! ```
 
 use super::event::Event;
@@ -42,9 +42,8 @@ pub fn rows(events: DataStream<impl Chain<Out = Event>>) -> DataStream<impl Chai
     let sent = HighestSent::new();
     events
         .flat_map(|event: &Event| event.bid().map(|bid| bid.auction))
-        .key_by("by-auction", |auction: &u64| *auction)
-        .window(Sliding::of(WINDOW_MS).every(SLIDE_MS))
-        .aggregate("bids", Count)
+        .pre_aggregate("by-auction", |auction: &u64| *auction, Sliding::of(WINDOW_MS).every(SLIDE_MS), Count)
+        .merge("bids")
         .filter(move |counted: &WindowResult<u64, u64>| sent.lets_pass(counted.window.end, counted.value))
         .map(|counted| AuctionBids { window_end: counted.window.end, auction: counted.key, bids: counted.value })
         .key_by("by-window", |counted: &AuctionBids| counted.window_end)

@@ -6,10 +6,10 @@
 
 use super::event::{Body, Event, Person};
 use bytemuck::{Pod, Zeroable};
+use millstream::Schema;
 use millstream::operator::Aggregate;
 use millstream::stream::{Chain, DataStream};
 use millstream::window::{Tumbling, WindowResult};
-use millstream::{Record, Schema};
 use serde::Serialize;
 
 /// How long a window is.
@@ -29,8 +29,6 @@ pub struct NewSeller {
 type Name = [u8; 24];
 
 /// One side or the other: a person with a name, or a seller.
-#[derive(Clone, Copy, Record)]
-#[repr(C)]
 struct Entry {
     id: u64,
     is_seller: u64,
@@ -53,9 +51,8 @@ pub fn rows(events: DataStream<impl Chain<Out = Event>>) -> DataStream<impl Chai
         Body::Bid(_) => None,
     });
     entries
-        .key_by("by-id", |entry: &Entry| entry.id)
-        .window(Tumbling::of(WINDOW_MS))
-        .aggregate("sides", BothSides)
+        .pre_aggregate("by-id", |entry: &Entry| entry.id, Tumbling::of(WINDOW_MS), BothSides)
+        .merge("sides")
         .flat_map(|of: &WindowResult<u64, Option<Name>>| {
             of.value.map(|name| NewSeller { id: of.key, name: text_of(&name), start: of.window.start })
         })
