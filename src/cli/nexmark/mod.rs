@@ -135,6 +135,11 @@ impl Numbered for Generator {
         maker.make(number)
     }
 
+    #[inline]
+    fn touch(&self, event: &Event) -> u64 {
+        event.at as u64
+    }
+
     /// Moves the time on, and people and auctions by as many as came between. Everything else is as it was.
     fn move_on(&self, event: &mut Event, from: u64, to: u64) {
         let epochs = to / EPOCH - from / EPOCH;

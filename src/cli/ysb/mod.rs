@@ -126,6 +126,11 @@ impl Numbered for AdEvents {
         made
     }
 
+    #[inline]
+    fn touch(&self, event: &AdEvent) -> u64 {
+        event.at as u64
+    }
+
     fn move_on(&self, event: &mut AdEvent, _: u64, to: u64) {
         event.at = self.at_ms(to);
     }
