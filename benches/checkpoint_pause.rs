@@ -87,6 +87,10 @@ fn pauses(bench: &mut Bench, state_mib: u64, probe: &Histogram<u64>, without: &R
             bench.figure(Figure { limit: Some(us(probe, quantile)), ..figure });
         }
     }
+    let (bare, same) = (("gaps of a spinning thread", probe), ("without checkpoints", &without.gaps));
+    bench.latencies(&format!("gap, {state_mib} MiB, checkpoints every 1 s"), &with.gaps, &[bare, same]);
+    let title = format!("Gaps between results, {state_mib} MiB of state");
+    bench.pauses(&title, ("checkpoints every 1 s", &with.gaps), &[bare, same]);
     let beyond = us(&with.gaps, 0.999) - us(probe, 0.999);
     bench.figure(Figure {
         limit: Some(50.0),

@@ -51,6 +51,9 @@ fn main() {
         let made = checkpoints.make(SnapshotKind::Full);
         full.push(made.bytes as f64 / 1e6 / made.took.as_secs_f64());
     }
+    if let (Some(first), Some(last)) = (raw.first(), raw.last()) {
+        bench.probe("writes of 1 MiB, first and last", "MB/s", *first, *last);
+    }
     bench.figure(Figure {
         limit: Some(middle(raw)),
         goal: Some(0.8),
@@ -75,6 +78,7 @@ fn commits(bench: &mut Bench, queue: &mut DiskQueue, checkpoints: &mut Checkpoin
         checkpoints.change((MIB / CELL_BYTES) as u64);
         commits.saturating_record(checkpoints.make(SnapshotKind::Incremental).took.as_nanos() as u64);
     }
+    bench.latencies(&format!("barrier to commit, {scenario}"), &commits, &[("write of 1 MiB and fdatasync", &bare)]);
     for (metric, quantile, goal) in [("p50", 0.5, Some(1.5)), ("p99", 0.99, None)] {
         let us = |times: &Histogram<u64>| times.value_at_quantile(quantile) as f64 / 1e3;
         let figure = Figure::new(format!("barrier to commit, {scenario}"), metric, us(&commits), "us");

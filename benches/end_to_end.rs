@@ -1,31 +1,32 @@
 //! B7: from the time a record was meant to be emitted to the sink that sees its result, through one keyed exchange.
 //!
 //! ```text
-//!  Generator (open loop, 1 split) -> map -> key_by 10 k keys -> reduce -> Callback
-//!      slot 0                           |        both slots
+//!  Generator (open loop, 1 split) -> map -> key_by -> reduce -> Callback                 latency: seen
+//!      slot 0                           |  both slots
+//!  Generator (open loop, 1 split) -> map -> key_by -> reduce -> JsonLines exactly once   latency: visible and durable
 //! ```
-//! Open loop: a record's latency counts from its intended time, whatever the engine did meanwhile. Limit: the gaps that the machine itself
-//! tears into a spinning thread in the same run.
+//! Open loop: a record's latency counts from its intended time, whatever the engine did meanwhile. Limit: how late a thread that only spins
+//! sees records meant for it at the same rate, measured on both CPUs before and after each run. Each run once with slots that sleep
+//! when idle (the default) and once with slots that poll.
+//! `--only=seen` or `committed` runs a part, `--seconds=N` makes runs longer or shorter.
 #![allow(clippy::disallowed_methods, reason = "a bench reads clocks itself")]
 
+#[path = "end_to_end/committed.rs"]
+mod committed;
+#[allow(dead_code, reason = "its bandwidth is not asked for here")]
+#[path = "support/disk.rs"]
+mod disk;
+#[allow(dead_code, reason = "the gaps themselves are not asked for here")]
 #[path = "support/hiccup.rs"]
 mod hiccup;
+#[path = "end_to_end/seen.rs"]
+mod seen;
 mod support;
 
-use hdrhistogram::Histogram;
 use millstream::Record;
-use millstream::engine::{CheckpointOptions, Engine, JobOptions};
-use millstream::record::Stamp;
-use millstream::sink::Callback;
-use millstream::source::Generator;
-use millstream::stream::Job;
-use millstream::time::{Clock, EventTimeMs, MachineClock, Watermarks};
-use std::path::Path;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use support::{Bench, Figure, histogram};
+use support::Bench;
 
-const KEYS: u64 = 10_000;
 const QUANTILES: [(&str, f64); 5] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("p99.99", 0.9999), ("max", 1.0)];
 
 #[derive(Record, Clone, Copy)]
@@ -35,90 +36,27 @@ struct Reading {
     count: u64,
 }
 
+impl Reading {
+    /// The nth of an endless stream over so many keys.
+    fn nth(n: u64, keys: u64) -> Self {
+        Self { key: (n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20) % keys, count: 1 }
+    }
+}
+
 fn main() {
     let mut bench = Bench::start("end_to_end");
-    let seconds = if bench.is_quick() { 1 } else { 20 };
-    let probe = hiccup::gaps(Duration::from_secs(seconds.min(5)));
-    for rate in [10_000, 100_000] {
-        for checkpoints in [None, Some(Duration::from_millis(100))] {
-            let latencies = run(rate, seconds, checkpoints);
-            let every =
-                checkpoints.map_or("without checkpoints".to_owned(), |every| format!("checkpoints every {every:?}"));
-            for (metric, quantile) in QUANTILES {
-                let at = |times: &Histogram<u64>| times.value_at_quantile(quantile) as f64 / 1e3;
-                bench.figure(Figure {
-                    limit: (quantile > 0.99).then(|| at(&probe)),
-                    ..Figure::new(format!("{rate} ev/s, {every}"), metric, at(&latencies), "us")
-                });
-            }
-        }
+    bench.needs_cores(2);
+    let flag =
+        |name: &str| std::env::args().find_map(|arg| arg.strip_prefix(name)?.strip_prefix('=').map(str::to_owned));
+    let seconds = flag("--seconds").and_then(|seconds| seconds.parse().ok());
+    let time = Duration::from_secs(seconds.unwrap_or(if bench.is_quick() { 1 } else { 10 }));
+    let only = flag("--only");
+    let wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
+    if wanted("seen") {
+        seen::measure(&mut bench, time);
     }
-    let idle = idle_cpu_percent(Duration::from_secs(seconds.min(5)));
-    bench.figure(Figure {
-        limit: Some(1.0),
-        goal: Some(1.0),
-        ..Figure::new("engine with an idle job", "CPU", idle, "% core")
-    });
+    if wanted("committed") {
+        committed::measure(&mut bench, time);
+    }
     bench.finish();
-}
-
-/// The latencies of all records but those of the first tenth of the run.
-fn run(rate: u64, seconds: u64, checkpoints: Option<Duration>) -> Histogram<u64> {
-    let dir = Path::new("target").join("bench-end-to-end");
-    let _ = std::fs::remove_dir_all(&dir);
-    let engine = Engine::builder().slots(2).memory(256 << 20).start().expect("two slots start anywhere");
-    let job = Job::new("end-to-end");
-    let latencies = Arc::new(Mutex::new(histogram()));
-    let (shared, clock) = (latencies.clone(), MachineClock);
-    let warm_up_ns = clock.monotonic_ns() + seconds * 100_000_000;
-    job.source("readings", Generator::new(|n: u64| n).count(rate * seconds).per_second(rate as f64))
-        .event_time(|n: &u64| EventTimeMs(*n as i64), Watermarks::monotonous())
-        .map(|n: &u64| Reading { key: n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20, count: 1 })
-        .map(|reading: &Reading| Reading { key: reading.key % KEYS, ..*reading })
-        .key_by("by-key", |reading: &Reading| reading.key)
-        .reduce("count", |a, b| Reading { key: a.key, count: a.count + b.count })
-        .sink(
-            "latencies",
-            Callback::new(move |stamp: &Stamp, _: &Reading| {
-                let now_ns = clock.monotonic_ns();
-                if stamp.origin_ns > warm_up_ns {
-                    let latency_ns = now_ns.saturating_sub(stamp.origin_ns);
-                    shared.lock().expect("no slot panics").saturating_record(latency_ns);
-                }
-            }),
-        );
-    let checkpoints = checkpoints.map(|every| CheckpointOptions::every(&dir, every));
-    let handle = engine.submit(job, JobOptions { checkpoints, ..JobOptions::default() }).expect("the job is valid");
-    handle.wait().expect("nothing in the job fails");
-    engine.stop();
-    let _ = std::fs::remove_dir_all(&dir);
-    Arc::try_unwrap(latencies).map_or_else(
-        |shared| shared.lock().expect("no slot panics").clone(),
-        |own| own.into_inner().expect("no slot panics"),
-    )
-}
-
-/// What an engine costs that has a job and nothing to do.
-fn idle_cpu_percent(for_time: Duration) -> f64 {
-    let engine = Engine::builder().slots(2).memory(256 << 20).start().expect("two slots start anywhere");
-    let job = Job::new("idle");
-    job.source("readings", Generator::new(|n: u64| n).per_second(1e-3))
-        .event_time(|n: &u64| EventTimeMs(*n as i64), Watermarks::monotonous())
-        .key_by("by-key", |n: &u64| *n)
-        .reduce("last", |_, b| *b)
-        .sink("nowhere", Callback::new(|_: &Stamp, _: &u64| ()));
-    let handle = engine.submit(job, JobOptions::default()).expect("the job is valid");
-    std::thread::sleep(Duration::from_millis(300));
-    let before = cpu_ticks();
-    std::thread::sleep(for_time);
-    let used_s = (cpu_ticks() - before) as f64 / 100.0;
-    handle.cancel();
-    used_s * 100.0 / for_time.as_secs_f64()
-}
-
-/// User and system time of this process in hundredths of a second.
-fn cpu_ticks() -> u64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let behind_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    behind_name.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum()
 }

@@ -60,6 +60,12 @@ fn main() {
         });
     }
 
+    bench.latencies(
+        "hop between slots, one way",
+        &hop,
+        &[("cache line", &line), ("channel between bare threads", &bare)],
+    );
+
     let records = 10_000_000 * scale;
     let limit = median(3, || spsc_chunked::records_per_s(records));
     let rate = median(3, || saturated(records));
@@ -86,13 +92,12 @@ fn main() {
         });
     }
 
+    bench.latencies("to a parked slot, one way", &parked, &[("eventfd", &wake), ("futex", &futex)]);
+
     let line_after = cache_line::hop(100_000 * scale);
     let (before, after) = (line.value_at_quantile(0.5) as f64, line_after.value_at_quantile(0.5) as f64);
-    if (after / before - 1.0).abs() > 0.1 {
-        eprintln!(
-            "warning: the cache-line hop took {before} ns before and {after} ns after: the machine is not steady"
-        );
-    }
+    bench.needs_cores(2);
+    bench.probe("cache-line hop, p50", "ns", before, after);
     bench.finish();
 }
 

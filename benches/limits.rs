@@ -75,6 +75,7 @@ fn of_the_disk(bench: &mut Bench) -> std::io::Result<()> {
 }
 
 fn times(bench: &mut Bench, scenario: &str, times: &Histogram<u64>) {
+    bench.latencies(scenario, times, &[]);
     for (metric, quantile) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)] {
         bench.figure(Figure::new(scenario, metric, times.value_at_quantile(quantile) as f64, "ns"));
     }

@@ -1,20 +1,29 @@
-//! What every bench shares: flags, the machine, one table of figures against limits, JSON lines.
+//! What every bench shares: flags, the machine, one table of figures against limits, JSON lines, the report.
 //!
 //! Here: `Bench`, which collects figures and prints them. Not here: the limits themselves, one file each beside this one
-//! (`cache_line`, `spsc`, `memory`, `wake`, `disk`, `hiccup`); a bench names those it needs with `#[path]`.
+//! (`cache_line`, `spsc`, `memory`, `wake`, `disk`, `hiccup`); a bench names those it needs with `#[path]`. Nor files and charts: those
+//! are `tools/report`.
 //!
 //! A bench fails for no figure: it prints `OVER`. Only ratios within one run mean something on a shared machine.
+//! A whole run replaces the bench's part of target/millstream-report, a run of a part (`--only=`, `--keys=`) what it measured, and a quick
+//! run leaves nothing there unless `--json` is asked for.
 
 use hdrhistogram::Histogram;
-use std::process::Command;
+use millstream_report::{Curve, FigureLine, Machine, MachineWatch, ReportError, ReportFolder, chart, short};
+use std::time::{Duration, Instant};
+
+/// Probes before and after that differ by more say that the machine was not steady.
+const PROBES_DIFFER_MAX: f64 = 0.1;
 
 /// One run of one bench binary.
 pub struct Bench {
     name: &'static str,
     json: bool,
     quick: bool,
-    machine: String,
+    begun: Instant,
+    watch: MachineWatch,
     figures: Vec<Figure>,
+    report: Option<ReportFolder>,
 }
 
 /// One measured value and what it is held against.
@@ -51,7 +60,7 @@ impl Figure {
 
     fn goal_words(&self) -> Option<String> {
         let sign = if self.is_rate() { ">=" } else { "<=" };
-        self.goal.map(|goal| format!("{sign} {goal}x"))
+        self.goal.map(|goal| format!("{sign} {}x", (goal * 1e3).round() / 1e3))
     }
 
     fn verdict(&self) -> &'static str {
@@ -67,9 +76,16 @@ impl Bench {
     /// Reads the flags (`--quick`, `--json`; cargo's own are ignored) and says on which machine it runs.
     pub fn start(name: &'static str) -> Self {
         let flag = |wanted: &str| std::env::args().any(|arg| arg == wanted);
-        let machine = machine();
-        eprintln!("{name}: {machine}");
-        Self { name, json: flag("--json"), quick: flag("--quick"), machine, figures: Vec::new() }
+        let (json, quick) = (flag("--json"), flag("--quick"));
+        let watch = MachineWatch::begin(quick);
+        eprintln!("{name}: {}", watch.machine());
+        let report = (json || !quick).then(|| ReportFolder::new("target/millstream-report"));
+        let bench = Self { name, json, quick, begun: Instant::now(), watch, figures: Vec::new(), report };
+        let is_part = std::env::args().any(|arg| arg.starts_with("--") && arg.contains('='));
+        if !is_part {
+            bench.write(|report| report.clear(name));
+        }
+        bench
     }
 
     /// Whether to finish in seconds, to prove that the bench runs.
@@ -82,7 +98,7 @@ impl Bench {
         self.figures.push(figure);
     }
 
-    /// Prints the table, and with `--json` one line for each figure.
+    /// Prints the table, and with `--json` one line for each figure; leaves the report.
     pub fn finish(self) {
         let number = |value: Option<f64>| value.map_or(String::new(), short);
         println!(
@@ -103,55 +119,87 @@ impl Bench {
                 figure.verdict()
             );
         }
+        let machine = self.watch.end();
+        let lines: Vec<FigureLine> =
+            self.figures.iter().map(|figure| line(self.name, figure, machine.clone())).collect();
         if self.json {
-            self.figures.iter().for_each(|figure| println!("{}", self.line(figure)));
+            lines.iter().flat_map(serde_json::to_string).for_each(|line| println!("{line}"));
+        }
+        let Some(report) = self.report else { return };
+        match report.write_figures(self.name, &lines).and_then(|()| report.write_index()) {
+            Ok(index) => eprintln!("report: {}", index.display()),
+            Err(error) => eprintln!("warning: {error}"),
         }
     }
 
-    fn line(&self, figure: &Figure) -> String {
-        serde_json::json!({
-            "bench": self.name, "scenario": figure.scenario, "metric": figure.metric, "value": figure.value,
-            "unit": figure.unit, "limit": figure.limit, "kernel": figure.kernel, "ratio": figure.ratio(),
-            "goal": figure.goal_words(), "verdict": figure.verdict(), "machine": self.machine,
-        })
-        .to_string()
+    fn write(&self, write: impl FnOnce(&ReportFolder) -> Result<(), ReportError>) {
+        if let Some(Err(error)) = self.report.as_ref().map(write) {
+            eprintln!("warning: {error}");
+        }
     }
 }
 
-/// Three significant digits.
-fn short(value: f64) -> String {
-    match value.abs() {
-        v if v >= 1e5 => format!("{value:.3e}"),
-        v if v >= 100.0 => format!("{value:.0}"),
-        v if v >= 10.0 => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
+#[allow(dead_code, reason = "not every bench measures times, needs several cores or draws")]
+impl Bench {
+    /// Keeps the whole distribution of a scenario beside others: what the machine or hand-written code did to the same loop.
+    pub fn latencies(&mut self, scenario: &str, times_ns: &Histogram<u64>, beside: &[(&str, &Histogram<u64>)]) {
+        let curves = curves(("measured", times_ns), beside);
+        let began_unix_s = self.watch.machine().began_unix_s;
+        let took = self.begun.elapsed();
+        self.write(|report| report.write_latencies(self.name, scenario, &curves, began_unix_s, took));
+    }
+
+    /// Keeps how often pauses of each length came.
+    pub fn pauses(&mut self, title: &str, first: (&str, &Histogram<u64>), beside: &[(&str, &Histogram<u64>)]) {
+        self.chart(title, &chart::pauses(title, &curves(first, beside)));
+    }
+
+    /// Keeps a chart.
+    pub fn chart(&mut self, name: &str, svg: &str) {
+        self.write(|report| report.write_chart(self.name, name, svg));
+    }
+
+    /// Warns where the machine has fewer cores than the figures need to mean something.
+    pub fn needs_cores(&mut self, cores: usize) {
+        let there = self.watch.machine().cores;
+        if there < cores {
+            self.watch.warn(format!("{cores} threads share {there} cores: figures between cores are meaningless"));
+        }
+    }
+
+    /// Takes a limit that was measured before and after, and warns when it moved.
+    pub fn probe(&mut self, what: &str, unit: &str, before: f64, after: f64) {
+        if (after / before - 1.0).abs() > PROBES_DIFFER_MAX {
+            let (before, after) = (short(before), short(after));
+            self.watch.warn(format!("{what}: {before} {unit} before and {after} after: the machine was not steady"));
+        }
+    }
+}
+
+fn curves<'a>(first: (&'a str, &'a Histogram<u64>), beside: &[(&'a str, &'a Histogram<u64>)]) -> Vec<Curve<'a>> {
+    let curve = |(name, times_ns)| Curve { name, times_ns };
+    std::iter::once(first).chain(beside.iter().copied()).map(curve).collect()
+}
+
+fn line(bench: &str, figure: &Figure, machine: Machine) -> FigureLine {
+    FigureLine {
+        bench: bench.to_owned(),
+        scenario: figure.scenario.clone(),
+        metric: figure.metric.to_owned(),
+        value: figure.value,
+        unit: figure.unit.to_owned(),
+        limit: figure.limit,
+        kernel: figure.kernel,
+        ratio: figure.ratio(),
+        goal: figure.goal_words(),
+        verdict: figure.verdict().to_owned(),
+        machine,
     }
 }
 
 /// A histogram of nanoseconds up to a minute, three digits.
 #[allow(dead_code, reason = "not every bench measures times")]
 pub fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("the bounds are constants in range")
-}
-
-/// CPU, kernel, huge pages, load and commit in one line.
-fn machine() -> String {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let cpuinfo = read("/proc/cpuinfo");
-    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let huge = read("/sys/kernel/mm/transparent_hugepage/enabled");
-    let huge = huge.split(['[', ']']).nth(1).unwrap_or("unknown");
-    let load = read("/proc/loadavg");
-    let steal = read("/proc/stat").lines().next().and_then(|cpu| cpu.split_whitespace().nth(8)?.parse::<u64>().ok());
-    let commit = Command::new("git").args(["rev-parse", "--short", "HEAD"]).output().ok();
-    let commit = commit.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    format!(
-        "{} x {}, kernel {}, huge pages {huge}, load {}, steal {} ticks, commit {}",
-        std::thread::available_parallelism().map_or(1, usize::from),
-        model.map_or("unknown CPU", |(_, model)| model),
-        read("/proc/sys/kernel/osrelease").trim(),
-        load.split(' ').next().unwrap_or("?"),
-        steal.unwrap_or(0),
-        commit.filter(|commit| !commit.is_empty()).unwrap_or_else(|| "unknown".to_owned()),
-    )
+    let minute = Duration::from_secs(60).as_nanos() as u64;
+    Histogram::new_with_bounds(1, minute, 3).expect("the bounds are constants in range")
 }

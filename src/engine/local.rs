@@ -172,7 +172,7 @@ impl LocalEngine {
 
     fn step_or_sleep(&mut self, at_most_ns: u64) {
         if self.step() == Progress::Idle {
-            self.turns.park(&mut self.slot, &mut self.io, at_most_ns);
+            self.turns.park(&mut self.slot, &mut self.io, at_most_ns, 0);
         }
     }
 }

@@ -21,6 +21,9 @@ use super::uring_op::{self, RingFiles};
 use super::{FileId, Io, IoError, IoOp, IoOutput, IoToken};
 use crate::slot::Doorbell;
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -68,6 +71,8 @@ pub struct UringIo {
 struct Ring {
     tick: AsyncFd<OwnedFd>,
     bell: AsyncFd<OwnedFd>,
+    /// Ends short waits in time: the runtime's own timers know whole milliseconds only.
+    alarm: AsyncFd<OwnedFd>,
     runtime: tokio_uring::Runtime,
 }
 
@@ -118,12 +123,18 @@ impl UringIo {
     /// Parks until something completed, `at_most` is over, or, if asked for, the doorbell rang.
     fn pause(&mut self, at_most: Duration, listen: Listen) {
         let Self { ring: Some(ring), shared, queued, .. } = self else { return };
+        let alarmed = at_most < HEARTBEAT && set_alarm(&ring.alarm, at_most).is_ok();
         ring.runtime.block_on(async {
             Self::start_queued(queued, shared);
             let event = poll_fn(|cx| {
                 *shared.sleeper.borrow_mut() = Some(cx.waker().clone());
-                let rung = listen == Listen::ToDoorbell && poll_rung(&ring.bell, cx);
-                if rung || shared.completions.borrow().has_unreported() { Poll::Ready(()) } else { Poll::Pending }
+                let rung = listen == Listen::ToDoorbell && poll_readable(&ring.bell, cx);
+                let over = alarmed && poll_readable(&ring.alarm, cx);
+                if rung || over || shared.completions.borrow().has_unreported() {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                }
             });
             beating(at_most, event).await;
             *shared.sleeper.borrow_mut() = None;
@@ -284,8 +295,8 @@ impl Ring {
             }
         }
         let watched = runtime.block_on(async { watch(doorbell) });
-        let (tick, bell) = watched.map_err(|error| IoUnavailable::NoDescriptor { reason: error.to_string() })?;
-        Ok(Self { tick, bell, runtime })
+        let [tick, bell, alarm] = watched.map_err(|error| IoUnavailable::NoDescriptor { reason: error.to_string() })?;
+        Ok(Self { tick, bell, alarm, runtime })
     }
 }
 
@@ -305,10 +316,19 @@ fn start_runtime() -> std::io::Result<tokio_uring::Runtime> {
     }
 }
 
-fn watch(doorbell: &Doorbell) -> std::io::Result<(AsyncFd<OwnedFd>, AsyncFd<OwnedFd>)> {
+fn watch(doorbell: &Doorbell) -> std::io::Result<[AsyncFd<OwnedFd>; 3]> {
     let tick = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
     let bell = doorbell.fd().try_clone_to_owned()?;
-    Ok((watch_readable(tick)?, watch_readable(bell)?))
+    let alarm = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+    Ok([watch_readable(tick)?, watch_readable(bell)?, watch_readable(alarm)?])
+}
+
+/// Makes the alarm readable after this time (a nanosecond at least: none would switch it off), and no longer for a former one.
+fn set_alarm(alarm: &AsyncFd<OwnedFd>, after: Duration) -> std::io::Result<()> {
+    let it_value = Timespec { tv_sec: after.as_secs() as i64, tv_nsec: i64::from(after.subsec_nanos()).max(1) };
+    let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value };
+    timerfd_settime(alarm, TimerfdTimerFlags::empty(), &once)?;
+    Ok(())
 }
 
 /// Awaits `future` for `at_most`, waking up at every heartbeat.
@@ -354,12 +374,13 @@ async fn step_back() {
     .await;
 }
 
-/// Whether the doorbell is rung now. tokio remembers readiness that was used up by emptying the counter, so the counter decides.
-fn poll_rung(bell: &AsyncFd<OwnedFd>, cx: &mut Context<'_>) -> bool {
-    while let Poll::Ready(ready) = bell.poll_read_ready(cx) {
+/// Whether a descriptor is readable now. tokio remembers readiness that was used up (a counter emptied, an alarm set anew), so the
+/// descriptor decides.
+fn poll_readable(watched: &AsyncFd<OwnedFd>, cx: &mut Context<'_>) -> bool {
+    while let Poll::Ready(ready) = watched.poll_read_ready(cx) {
         let Ok(mut ready) = ready else { return true };
         ready.clear_ready();
-        if wait_readable(bell.as_fd(), Duration::ZERO) {
+        if wait_readable(watched.as_fd(), Duration::ZERO) {
             return true;
         }
     }
@@ -435,7 +456,7 @@ mod tests {
         stalled.io.wait(Duration::from_secs(3600));
         let finished = stalled.io.shared.finished.get();
         let Some(ring) = &stalled.io.ring else { panic!("no ring") };
-        let rung = ring.runtime.block_on(poll_fn(|cx| Poll::Ready(poll_rung(&ring.bell, cx))));
+        let rung = ring.runtime.block_on(poll_fn(|cx| Poll::Ready(poll_readable(&ring.bell, cx))));
         assert!(!rung);
         stalled.write_into_pipe();
         while stalled.io.in_flight() > 0 {

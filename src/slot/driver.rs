@@ -1,9 +1,9 @@
 //! The driver under a slot on a real thread: step, drive the I/O, wait when there is nothing to do.
 //!
 //! Sleeping: announce on the doorbell, step once more (so that nothing published before the announcement is missed), then wait in `Io::wait`
-//! until the doorbell rings, an operation completes, a task's wish to wake is due, or a second is over.
+//! until the doorbell rings, an operation completes, a task's wish to wake is nearly due, or a second is over.
 
-use super::idle::{IdleAction, IdlePolicy};
+use super::idle::{IdleAction, IdlePolicy, Slept};
 use super::{Doorbell, Progress, Slot, StepContext};
 use crate::io::Io;
 use crate::time::Clock;
@@ -27,10 +27,10 @@ pub fn drive(slot: &mut Slot, io: &mut dyn Io, mut idle: IdlePolicy) {
                 IdleAction::Spin => std::hint::spin_loop(),
                 IdleAction::Park => {
                     let parked;
-                    (progress, parked) = turns.park(slot, io, SLEEP_NS_MAX);
+                    (progress, parked) = turns.park(slot, io, SLEEP_NS_MAX, idle.early_ns());
                     match parked {
-                        Parked::Slept { slept_ns } => idle.after_sleep(slept_ns),
-                        Parked::FoundWork { now_ns } => {
+                        Parked::Slept(slept) => idle.after_sleep(slept),
+                        Parked::NearlyDue { now_ns } | Parked::FoundWork { now_ns } => {
                             idle.after_step(true, now_ns);
                         }
                     }
@@ -53,10 +53,15 @@ pub(crate) struct Turns {
 
 /// How a wish to sleep ended.
 pub(crate) enum Parked {
-    /// It slept, or had no time to.
-    Slept { slept_ns: u64 },
+    Slept(Slept),
+    /// There was no time to sleep.
+    NearlyDue {
+        now_ns: u64,
+    },
     /// The look behind the announcement found something to do.
-    FoundWork { now_ns: u64 },
+    FoundWork {
+        now_ns: u64,
+    },
 }
 
 impl Turns {
@@ -79,22 +84,34 @@ impl Turns {
         (progress, now_ns)
     }
 
-    /// Sleeps until somebody rings, a task wants to be stepped or `at_most_ns` are over, unless there is something to do.
-    pub(crate) fn park(&mut self, slot: &mut Slot, io: &mut dyn Io, at_most_ns: u64) -> (Progress, Parked) {
+    /// Sleeps until somebody rings, `early_ns` before a task wants to be stepped, or for `at_most_ns`, unless there is something to do.
+    pub(crate) fn park(
+        &mut self,
+        slot: &mut Slot,
+        io: &mut dyn Io,
+        at_most_ns: u64,
+        early_ns: u64,
+    ) -> (Progress, Parked) {
         self.bell.announce();
         let (announced_ns, wall_ms) = self.now();
         let progress = slot.step(&mut StepContext { now_ns: announced_ns, wall_ms, io });
         let parked = if progress == Progress::Idle {
-            let wake_ns = slot.wake_at_ns().map_or(at_most_ns, |at| at.saturating_sub(announced_ns));
-            if wake_ns > 0 {
-                io.wait(Duration::from_nanos(wake_ns.min(at_most_ns)));
-            }
-            Parked::Slept { slept_ns: self.clock.monotonic_ns().saturating_sub(announced_ns) }
+            let due_ns = slot.wake_at_ns().map_or(u64::MAX, |at| at.saturating_sub(announced_ns + early_ns));
+            self.sleep(io, announced_ns, due_ns.min(at_most_ns))
         } else {
             Parked::FoundWork { now_ns: announced_ns }
         };
         self.bell.withdraw();
         (progress, parked)
+    }
+
+    fn sleep(&self, io: &mut dyn Io, now_ns: u64, for_ns: u64) -> Parked {
+        if for_ns == 0 {
+            return Parked::NearlyDue { now_ns };
+        }
+        io.wait(Duration::from_nanos(for_ns));
+        let ns = self.clock.monotonic_ns().saturating_sub(now_ns);
+        Parked::Slept(Slept { ns, overslept_ns: ns.checked_sub(for_ns) })
     }
 
     /// Monotonic nanoseconds and wall-clock milliseconds.

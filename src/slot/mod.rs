@@ -23,7 +23,7 @@ pub(crate) use doorbells::Doorbells;
 pub(crate) use driver::Turns;
 pub use driver::drive;
 pub(crate) use host_wait::{HostWait, HostWaiters};
-pub use idle::{IdleAction, IdlePolicy, SPIN_BUDGET_DEFAULT_NS, SPIN_BUDGET_MAX_NS, WAKE_COST_NS};
+pub use idle::{IdleAction, IdlePolicy, SPIN_BUDGET_MAX_NS, Slept, WAKE_COST_DEFAULT_NS};
 pub use inbox::{SlotCall, SlotEvent, SlotHandle, TaskExit, TaskId};
 pub use local::LocalServices;
 pub(crate) use run_loop::panic_message;

@@ -1,9 +1,12 @@
 //! Starts threads: the only place that does.
 //!
-//! A slot's thread pins itself before it runs its body. Its creator, if it is pinned and spins, must not hold the CPU
+//! A slot's thread pins itself before it runs its body, and has the kernel end its sleeps when they are over, not up to 50 us later as it
+//! may to save power: a slot sleeps until its next record is due. Its creator, if it is pinned and spins, must not hold the CPU
 //! on which the new thread begins: it pins itself afterwards.
 
 use super::affinity::pin_current_thread;
+use rustix::thread::set_current_timer_slack;
+use std::num::NonZeroU64;
 use std::thread::JoinHandle;
 
 /// Why a slot could not start.
@@ -32,6 +35,8 @@ pub fn spawn_slot<T: Send + 'static>(
         if let Some(cpu) = cpu {
             pin_current_thread(&own_name, cpu);
         }
+        // A kernel that refuses leaves the sleeps longer, which the slot measures.
+        let _ = set_current_timer_slack(NonZeroU64::new(1));
         body()
     };
     let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(pinned_body);
