@@ -4,7 +4,7 @@
 //!  events (made ahead, or made when read) -> query -> checksum        one split, one slot, no checkpoints
 //! ```
 //! Both densities of event time, since they decide how much a window holds; both a working set that the cache holds and one that it does
-//! not. Times are those from submitting the job to its end. A wrong checksum ends the bench.
+//! not. Times are those from submitting the job to its end. A wrong checksum ends the bench. `--only=q5,q7` runs these alone.
 #![allow(clippy::disallowed_methods, reason = "a bench reads clocks itself")]
 
 mod kernels;
@@ -47,8 +47,8 @@ fn main() {
     ];
     let engine = Engine::builder().slots(1).memory(2 << 30).start().expect("one slot starts anywhere");
     let wanted = |query: Query| {
-        let named: Vec<String> = std::env::args().filter(|arg| arg.starts_with('q')).collect();
-        named.is_empty() || named.iter().any(|name| name == query.name())
+        let only = std::env::args().find_map(|arg| arg.strip_prefix("--only=").map(str::to_owned));
+        only.is_none_or(|only| only.split(',').any(|name| name == query.name()))
     };
     for size in &sizes {
         source_alone(&mut bench, size);

@@ -12,7 +12,7 @@ use super::{ChainContext, Flow, Signal, Stage};
 use crate::exchange::OutputGate;
 use crate::record::{FixedKey, Record, Scratch, Stamp};
 use crate::time::EventTimeMs;
-use crate::window::SlicedWindows;
+use crate::window::{Slice, SlicedWindows};
 use std::marker::PhantomData;
 
 /// How many accumulators are held at most (a power of two). Few enough for a first-level cache; a key that finds its place taken sends the
@@ -40,27 +40,6 @@ struct Partial<K, T> {
     accumulator: T,
 }
 
-#[derive(Clone, Copy)]
-struct Slice {
-    start: i64,
-    end: i64,
-    /// When the first window that holds it fires, if one does.
-    due: Option<EventTimeMs>,
-}
-
-impl Slice {
-    fn of(windows: SlicedWindows, at: EventTimeMs) -> Self {
-        let start = windows.slice_start(at.0);
-        let due = windows.first_end(start).map(|end| windows.window_ending(end).max_timestamp());
-        Self { start, end: start + windows.slice_ms(), due }
-    }
-
-    #[inline]
-    fn holds(self, at: EventTimeMs) -> bool {
-        self.start <= at.0 && at.0 < self.end
-    }
-}
-
 impl<K, F, A, V> PreAggregate<K, F, A, V>
 where
     K: FixedKey,
@@ -72,7 +51,7 @@ where
     pub fn new(gate: OutputGate, key: F, windows: SlicedWindows, aggregate: A) -> Self {
         const { assert!(A::MERGES_IN_ANY_ORDER, "what is added up before the exchange is merged in any order") };
         let held = (0..HELD_MAX).map(|_| None).collect();
-        let slice = Slice { start: 0, end: 0, due: None };
+        let slice = windows.slice_at(0);
         Self { gate, scratch: Scratch::default(), key, windows, aggregate, held, slice, due: EventTimeMs::MAX }
     }
 
@@ -134,11 +113,11 @@ where
     #[inline]
     fn record(&mut self, cx: &mut ChainContext<'_>, stamp: &Stamp, record: &V) {
         let key = (self.key)(record);
-        if !self.slice.holds(stamp.at) {
-            self.slice = Slice::of(self.windows, stamp.at);
+        if !self.slice.holds(stamp.at.0) {
+            self.slice = self.windows.slice_at(stamp.at.0);
         }
-        let Slice { start: slice_start, due, .. } = self.slice;
-        let Some(due) = due.filter(|_| stamp.clock == EventTimeMs::MIN) else {
+        let Slice { start: slice_start, first_end, .. } = self.slice;
+        let Some(first_end) = first_end.filter(|_| stamp.clock == EventTimeMs::MIN) else {
             return self.send_alone(cx, stamp, key, record);
         };
         let Self { gate, scratch, aggregate, held, .. } = self;
@@ -152,7 +131,7 @@ where
                 if let Some(other) = place.replace(Partial { key, slice_start, accumulator }) {
                     send(cx, gate, scratch, &other);
                 }
-                self.due = self.due.min(due);
+                self.due = self.due.min(EventTimeMs(first_end - 1));
             }
         }
     }
