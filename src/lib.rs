@@ -36,6 +36,23 @@ pub mod task_manager;
 pub mod time;
 pub mod window;
 
+// The benchmarks as jobs: here, and not in the program, so that tests and benches run the same code.
+#[cfg(feature = "cli")]
+#[path = "cli/nexmark/mod.rs"]
+pub mod nexmark;
+#[cfg(feature = "cli")]
+#[path = "cli/numbered.rs"]
+pub mod numbered;
+#[cfg(feature = "cli")]
+#[path = "cli/random.rs"]
+mod random;
+#[cfg(feature = "cli")]
+#[path = "cli/rows.rs"]
+pub mod rows;
+#[cfg(feature = "cli")]
+#[path = "cli/ysb/mod.rs"]
+pub mod ysb;
+
 /// The program in README.md, compiled and run by the tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

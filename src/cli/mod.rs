@@ -4,9 +4,11 @@
 //! no sense (`checkpoints`: or nothing could be opened), 3 done, but records
 //! that could not be read were put aside; 130 on a second Ctrl-C.
 
+mod benchmark;
 mod checkpoints;
 mod console;
 mod error;
+mod interrupt;
 mod logs;
 mod monitor;
 mod values;
@@ -35,6 +37,7 @@ Examples:
   millstream run monitor --for forever                   watch it until Ctrl-C; run again to continue
   millstream run monitor --input cpu.csv net.csv         the same over metric files, to their end
   millstream run monitor --savepoint ./before-upgrade    watch it for 20 s and stop with a savepoint
+  millstream run nexmark --query q5 --events 10M         answer a query of a benchmark; `run ysb` is another one
   millstream checkpoints verify ./millstream-state       read and check every byte of every checkpoint
   millstream checkpoints inspect ./millstream-state      show which states it holds; export, diff and copy go further";
 
@@ -52,6 +55,10 @@ enum Command {
 enum Job {
     /// Watch this machine, or metric files: windows of statistics, alerts on anomalies and silence
     Monitor(Box<monitor::Args>),
+    /// Answer a query of the Nexmark benchmark: people, auctions and bids
+    Nexmark(Box<benchmark::NexmarkArgs>),
+    /// Count views per campaign: the Yahoo Streaming Benchmark, without a broker and a store
+    Ysb(Box<benchmark::YsbArgs>),
 }
 
 /// Does what the command line says.
@@ -61,6 +68,8 @@ pub fn main() -> ExitCode {
         match cli.command {
             None => monitor::run(monitor::Args::default()),
             Some(Command::Run(Job::Monitor(args))) => monitor::run(*args),
+            Some(Command::Run(Job::Nexmark(args))) => benchmark::run_nexmark(&args),
+            Some(Command::Run(Job::Ysb(args))) => benchmark::run_ysb(&args),
             Some(Command::Checkpoints(command)) => checkpoints::run(&command),
         }
     });
@@ -119,7 +128,11 @@ mod tests {
 
     #[test]
     fn every_command_explains_itself() {
-        for args in [&["millstream", "--help"][..], &["millstream", "run", "monitor", "--help"]] {
+        for args in [
+            &["millstream", "--help"][..],
+            &["millstream", "run", "monitor", "--help"],
+            &["millstream", "run", "nexmark", "--help"],
+        ] {
             let help = Cli::try_parse_from(args).err().unwrap();
             assert!(!help.use_stderr() && help.to_string().contains("--help"), "{help}");
         }

@@ -5,7 +5,11 @@
 use std::time::Duration;
 
 const DURATION_UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+const COUNT_UNITS: [(&str, u64); 4] = [("", 1), ("K", 1_000), ("M", 1_000_000), ("G", 1_000_000_000)];
 const SIZE_UNITS: [(&str, u64); 4] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
+
+/// A million events a second for thirty years; times and ids made from counts do not overflow.
+const COUNT_MAX: u64 = 1_000_000_000_000_000;
 
 /// A hundred years: no window, silence or run is longer, and sums with event times do not overflow.
 const DURATION_MS_MAX: u64 = 36_525 * 86_400_000;
@@ -47,6 +51,17 @@ pub fn size_bytes(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A count of 1 or more.
+pub fn positive_count(text: &str) -> Result<u64, String> {
+    const FORM: &str = "write a whole number, as 5000, 100K, 10M or 2G";
+    match parse(text, &COUNT_UNITS) {
+        Ok(0) => Err("must be more than none".to_owned()),
+        Ok(count) if count > COUNT_MAX => Err(format!("more than {}G is not possible", COUNT_MAX / 1_000_000_000)),
+        Ok(count) => Ok(count),
+        Err(wrong) => Err(format!("{wrong}: {FORM}")),
+    }
+}
+
 /// A finite number above 0.
 pub fn positive_number(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
@@ -76,6 +91,19 @@ pub fn shown_ms(ms: i64) -> String {
     format!("{}{name}", ms / *unit as i64)
 }
 
+/// `12,345,678`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 /// `2014-02-14 14:30:00.000`, proleptic Gregorian (H. Hinnant, `civil_from_days`).
 pub fn shown_utc(ms: i64) -> String {
     let (days, ms) = (ms.div_euclid(86_400_000) + 719_468, ms.rem_euclid(86_400_000));
@@ -96,10 +124,11 @@ fn parse(text: &str, units: &[(&str, u64)]) -> Result<u64, String> {
     if number.is_empty() {
         return Err("it does not begin with a number".to_owned());
     }
-    if unit.is_empty() {
-        return Err("it has no unit".to_owned());
-    }
-    let known = units.iter().find(|(name, _)| *name == unit).ok_or_else(|| format!("\"{unit}\" is no unit here"))?;
+    let known = units.iter().find(|(name, _)| *name == unit);
+    let known = known.ok_or_else(|| match unit {
+        "" => "it has no unit".to_owned(),
+        _ => format!("\"{unit}\" is no unit here"),
+    })?;
     let scaled = number.parse::<u64>().ok().and_then(|number| number.checked_mul(known.1));
     scaled.ok_or_else(|| "the number is too large".to_owned())
 }
@@ -144,6 +173,20 @@ mod tests {
         assert!(size_bytes("512").unwrap_err().contains("512MiB"));
         assert!(size_bytes("512MB").unwrap_err().contains("\"MB\" is no unit here"));
         assert!(size_bytes("0KiB").is_err());
+    }
+
+    #[test]
+    fn counts_may_have_a_thousand_for_unit() {
+        assert_eq!(
+            ["1", "100K", "10M", "2G"].map(positive_count),
+            [Ok(1), Ok(100_000), Ok(10_000_000), Ok(2_000_000_000)]
+        );
+        assert_eq!(positive_count("0"), Err("must be more than none".to_owned()));
+        assert!(positive_count("2000000G").unwrap_err().contains("not possible"));
+        for text in ["", "-1", "1.5M", "10m", "99999999999999999999"] {
+            assert!(positive_count(text).unwrap_err().contains("100K"), "{text}");
+        }
+        assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
     }
 
     #[test]

@@ -21,6 +21,9 @@ const SIGNIFICANT_DIGITS: u8 = 2;
 #[derive(Debug)]
 pub struct LatencyRecorder {
     current: Histogram<u64>,
+    /// The last latency, which many records of one step have in common, and how many had it.
+    run_ns: u64,
+    run_len: u64,
     exchange: Arc<Exchange>,
 }
 
@@ -58,7 +61,7 @@ struct Exchange {
 /// Both ends of a new measurement.
 pub fn latency_channel() -> (LatencyRecorder, LatencyReader) {
     let exchange = Arc::new(Exchange { spare: ArrayQueue::new(1), full: ArrayQueue::new(1) });
-    let recorder = LatencyRecorder { current: empty(), exchange: exchange.clone() };
+    let recorder = LatencyRecorder { current: empty(), run_ns: 0, run_len: 0, exchange: exchange.clone() };
     (recorder, LatencyReader { collected: None, has_asked: false, exchange })
 }
 
@@ -81,7 +84,20 @@ impl LatencyRecorder {
     /// Records one latency. No lock, no allocation.
     #[inline]
     pub fn record(&mut self, latency_ns: u64) {
-        self.current.saturating_record(latency_ns.max(1));
+        if latency_ns != self.run_ns {
+            self.end_run();
+            self.run_ns = latency_ns;
+        }
+        self.run_len += 1;
+    }
+
+    fn end_run(&mut self) {
+        if self.run_len == 0 {
+            return;
+        }
+        let recorded = self.current.record_n(self.run_ns.clamp(1, LATENCY_NS_MAX), self.run_len);
+        recorded.expect("the value is within the bounds");
+        self.run_len = 0;
     }
 
     /// Hands over what was recorded if the reader asked for it. Once per step: one load when nobody did.
@@ -94,6 +110,7 @@ impl LatencyRecorder {
 
     #[cold]
     fn hand_over(&mut self) {
+        self.end_run();
         if let Some(spare) = self.exchange.spare.pop() {
             let full = std::mem::replace(&mut self.current, spare);
             // There are at most two histograms, and the other one is here: the queue is empty.
@@ -105,6 +122,7 @@ impl LatencyRecorder {
 impl Drop for LatencyRecorder {
     /// What was recorded after the last request goes to the reader: the last figures of a run are complete.
     fn drop(&mut self) {
+        self.end_run();
         let mut last = self.exchange.full.pop().unwrap_or_else(empty);
         add(&mut last, &self.current);
         let _ = self.exchange.full.push(last);
@@ -183,6 +201,18 @@ mod tests {
         drop(recorder);
         reader.collect();
         assert_eq!(reader.summary().count, 2);
+    }
+
+    #[test]
+    fn latencies_that_repeat_are_counted_as_often_as_they_came() {
+        let (mut recorder, mut reader) = latency_channel();
+        for latency_ns in [5, 5, 5, 90, 5, 5] {
+            recorder.record(latency_ns);
+        }
+        drop(recorder);
+        reader.collect();
+        let summary = reader.summary();
+        assert_eq!((summary.count, summary.p50_ns, summary.max_ns), (6, 5, 90));
     }
 
     #[test]

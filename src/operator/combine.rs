@@ -17,10 +17,10 @@ use super::exchange::{pass_on, report};
 use super::{ChainContext, Flow, Signal, Stage};
 use crate::exchange::OutputGate;
 use crate::memory::{MemoryBudget, MemoryError, Reservation};
-use crate::record::{FixedKey, Record, Stamp};
+use crate::record::{FixedKey, Stamp};
 use crate::state::{FixedValue, murmur_hash};
 use crate::time::{EventTimeMs, Watermark};
-use crate::window::SlicedWindows;
+use crate::window::{Slice, SlicedWindows};
 use std::marker::PhantomData;
 
 /// What the table takes at most: half of a 2 MiB cache.
@@ -134,15 +134,6 @@ struct Entry<K, T> {
     accumulator: T,
 }
 
-/// A slice, and when the first of its windows is complete.
-#[derive(Clone, Copy)]
-struct Slice {
-    start: i64,
-    end: i64,
-    /// `None` where it is in no window.
-    first_complete: Option<Watermark>,
-}
-
 /// Whether looking keys up pays.
 #[derive(Default)]
 struct Worth {
@@ -177,7 +168,7 @@ where
             aggregate,
             held: Vec::with_capacity(entries),
             _reserved: reserved,
-            slice: Slice { start: 0, end: 0, first_complete: None },
+            slice: windows.slice_at(0),
             due: Watermark::MAX,
             watermark: Watermark::MIN,
             origin_ns: 0,
@@ -253,7 +244,7 @@ fn push<K: FixedKey, T: FixedValue>(
 
 impl<V, K, F, A> Stage<V> for Combine<V, K, F, A>
 where
-    V: Record,
+    V: 'static,
     K: FixedKey,
     F: Fn(&V) -> K + 'static,
     A: Aggregate<V>,
@@ -262,11 +253,11 @@ where
     fn record(&mut self, cx: &mut ChainContext<'_>, stamp: &Stamp, record: &V) {
         let key = (self.key)(record);
         self.origin_ns = stamp.origin_ns;
-        if !self.slice.holds(stamp.at) {
-            self.slice = Slice::of(self.windows, stamp.at);
+        if !self.slice.holds(stamp.at.0) {
+            self.slice = self.windows.slice_at(stamp.at.0);
         }
         let clock = stamp.clock.max(self.watermark);
-        match self.slice.first_complete {
+        match self.slice.first_end.map(|end| self.windows.window_ending(end).max_timestamp()) {
             Some(complete) if clock < complete && !self.worth.passes_by() => self.hold(cx, key, complete, record),
             _ => self.send_alone(cx, stamp, key, record),
         }
@@ -288,20 +279,6 @@ where
 
     fn is_blocked(&self) -> bool {
         self.gate.is_blocked()
-    }
-}
-
-impl Slice {
-    fn of(windows: SlicedWindows, at: EventTimeMs) -> Self {
-        let start = windows.slice_start(at.0);
-        let end = start.saturating_add(windows.slice_ms());
-        let first_end = windows.first_end(start).filter(|_| start != EMPTY);
-        Self { start, end, first_complete: first_end.map(|end| windows.window_ending(end).max_timestamp()) }
-    }
-
-    #[inline]
-    fn holds(&self, at: EventTimeMs) -> bool {
-        self.start <= at.0 && at.0 < self.end
     }
 }
 

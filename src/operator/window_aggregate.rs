@@ -23,7 +23,7 @@ use crate::metrics::{LossReason, OperatorCounters};
 use crate::record::{Key, Record, Stamp};
 use crate::state::{Both, Hashed, KeyGroup, LOOK_AHEAD, NamespacedState, Seen, StateBackend, StateError, next_group};
 use crate::time::{EventTimeMs, Watermark};
-use crate::window::{SlicedWindows, TimeWindow, WindowResult};
+use crate::window::{Slice, SlicedWindows, TimeWindow, WindowResult};
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -66,6 +66,8 @@ pub struct WindowAggregate<K: Key + ?Sized + ToOwned, R: Record, A: Aggregate<R:
     ends: WindowEnds<K>,
     firing: Option<Firing>,
     watermark: Watermark,
+    /// That of the last record.
+    slice: Slice,
     late_output: SideGate<R::View>,
     counters: Arc<OperatorCounters>,
     /// Reused from window to window, so that firing allocates nothing for the key.
@@ -103,6 +105,7 @@ where
             ends,
             firing: None,
             watermark: Watermark::MIN,
+            slice: windows.slice_at(0),
             late_output,
             counters: cx.metrics.counters(operator),
             result: None,
@@ -118,10 +121,13 @@ where
         key: Hashed<'_, K>,
         record: &R::View,
     ) -> Result<(), StateError> {
-        let start = self.windows.slice_start(stamp.at.0);
+        if !self.slice.holds(stamp.at.0) {
+            self.slice = self.windows.slice_at(stamp.at.0);
+        }
+        let Slice { start, windows, .. } = self.slice;
         // An input that was idle has let the operator's own clock pass its split's: the later of the two has closed windows.
         let clock = stamp.clock.max(self.watermark);
-        let (windows, missed) = self.windows.windows_and_passed(start, clock);
+        let missed = self.slice.passed(clock);
         if windows == 0 {
             self.counters.lost(LossReason::BetweenWindows).add(1);
             return Ok(());
@@ -302,9 +308,10 @@ where
         frame: &RecordFrame<'a>,
         mut records: impl Iterator<Item = KeyedRecord<'a, K, R>>,
     ) {
-        let windows = self.windows;
+        let (windows, last) = (self.windows, self.slice);
+        let start_of = |at: i64| if last.holds(at) { last.start } else { windows.slice_start(at) };
         // Most records miss no window; the others find their accumulator without help.
-        let slice = |at: EventTimeMs| SliceKey { start: windows.slice_start(at.0), missed: 0 };
+        let slice = |at: EventTimeMs| SliceKey { start: start_of(at.0), missed: 0 };
         let mut group = [None; LOOK_AHEAD];
         loop {
             let group = next_group(&mut records, &mut group);

@@ -4,6 +4,7 @@
 //! Semantics: Flink Sink V2 (`SinkWriter`, `Committer`).
 
 mod callback;
+mod checksum;
 mod collect;
 mod committable;
 mod discard;
@@ -17,6 +18,7 @@ mod test_support;
 mod writer;
 
 pub use callback::{Callback, CallbackWriter};
+pub use checksum::{Checksum, ChecksumWriter, RowSum};
 pub use collect::{Collect, CollectWriter};
 pub use discard::{Discard, DiscardWriter};
 #[cfg(feature = "formats")]

@@ -52,7 +52,6 @@ impl<C: Chain> DataStream<C> {
     ) -> CombinedStream<K, A, C::Out>
     where
         K: FixedKey,
-        C::Out: Record,
         F: Fn(&C::Out) -> K + Clone + Send + Sync + 'static,
         A: Aggregate<C::Out>,
     {

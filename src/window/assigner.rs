@@ -26,6 +26,38 @@ pub struct SlicedWindows {
     slice_ms: i64,
 }
 
+/// A slice and the windows that hold it. Whoever asks again for records of one slice saves the divisions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// Where it starts.
+    pub start: i64,
+    /// Where the next one starts.
+    pub end: i64,
+    /// The end of the first window that holds it; `None` when no window does (slide larger than size).
+    pub first_end: Option<i64>,
+    /// How many windows hold it.
+    pub windows: i64,
+    slide_ms: i64,
+}
+
+impl Slice {
+    /// Whether a record at `at` lies in it.
+    #[inline]
+    pub fn holds(&self, at: i64) -> bool {
+        self.start <= at && at < self.end
+    }
+
+    /// How many of its windows (the first ones) are complete once event time has come to `clock`.
+    #[inline]
+    pub fn passed(&self, clock: EventTimeMs) -> i64 {
+        let Some(first_end) = self.first_end else { return 0 };
+        match clock.0.saturating_sub(first_end - 1) {
+            ahead if ahead < 0 => 0,
+            ahead => (ahead / self.slide_ms).saturating_add(1).min(self.windows),
+        }
+    }
+}
+
 impl Tumbling {
     /// Windows of `size_ms`.
     ///
@@ -109,15 +141,12 @@ impl SlicedWindows {
         start_at_or_before(slice_start, self.offset_ms, self.slide_ms) + self.size_ms
     }
 
-    /// How many of the windows that hold the slice at `slice_start` there are, and how many of them (the first ones) are complete once
-    /// event time has come to `clock`.
-    #[inline]
-    pub fn windows_and_passed(self, slice_start: i64, clock: EventTimeMs) -> (i64, i64) {
-        let Some(first_end) = self.first_end(slice_start) else { return (0, 0) };
-        let windows = (self.last_end(slice_start) - first_end) / self.slide_ms + 1;
-        let ahead = clock.0.saturating_sub(first_end - 1);
-        let passed = if ahead < 0 { 0 } else { (ahead / self.slide_ms).saturating_add(1) };
-        (windows, passed.min(windows))
+    /// The slice that holds `at`.
+    pub fn slice_at(self, at: i64) -> Slice {
+        let start = self.slice_start(at);
+        let first_end = self.first_end(start);
+        let windows = first_end.map_or(0, |first_end| (self.last_end(start) - first_end) / self.slide_ms + 1);
+        Slice { start, end: start + self.slice_ms, first_end, windows, slide_ms: self.slide_ms }
     }
 
     /// The window that ends at `end`.
@@ -182,8 +211,11 @@ mod tests {
             let windows = Sliding::of(size).every(slide);
             let assigned = flink_windows(at, size, slide, 0);
             let passed = assigned.iter().filter(|window| window.end - 1 <= clock).count();
-            let counted = windows.windows_and_passed(windows.slice_start(at), EventTimeMs(clock));
-            prop_assert_eq!(counted, (assigned.len() as i64, passed as i64));
+            let slice = windows.slice_at(at);
+            let counted = (slice.windows, slice.passed(EventTimeMs(clock)) as usize);
+            prop_assert_eq!(counted, (assigned.len() as i64, passed));
+            prop_assert!((slice.start..slice.end).all(|at| slice.holds(at) && windows.slice_at(at) == slice));
+            prop_assert!(!slice.holds(slice.start - 1) && !slice.holds(slice.end));
         }
 
         #[test]

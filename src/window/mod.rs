@@ -5,5 +5,5 @@
 mod assigner;
 mod time_window;
 
-pub use assigner::{SlicedWindows, Sliding, Tumbling};
+pub use assigner::{Slice, SlicedWindows, Sliding, Tumbling};
 pub use time_window::{TimeWindow, WindowResult};

@@ -50,6 +50,18 @@ fn unknown_flags_and_values_without_sense_are_usage_errors() {
         (&["run", "monitor", "--io", "fast"], &["--io", "fast"]),
         (&["run", "monitor", "--follow"], &["--input"]),
         (&["run", "monitor", "--checkpoint-every", "1ms"], &["--checkpoint-every", "10ms"]),
+        (&["run", "nexmark"], &["--query"]),
+        (&["run", "nexmark", "--query", "q99"], &["--query", "q99", "q0, q1, q2, q3, q5, q7, q8"]),
+        (&["run", "nexmark", "--query", "q5", "--events", "0"], &["--events", "more than none"]),
+        (&["run", "nexmark", "--query", "q5", "--events", "many"], &["--events", "many", "10M"]),
+        (&["run", "nexmark", "--query", "q5", "--rate", "0"], &["--rate", "more than none"]),
+        (&["run", "nexmark", "--query", "q5", "--state", "somewhere"], &["--out"]),
+        (
+            &["run", "nexmark", "--query", "q5", "--out", "o", "--checkpoint-every", "1ms"],
+            &["--checkpoint-every", "10ms"],
+        ),
+        (&["run", "ysb", "--campaigns", "0"], &["--campaigns", "0"]),
+        (&["run", "ysb", "--splits", "0"], &["--splits", "0"]),
         (&["checkpoints", "verify"], &["<DIR>"]),
     ] {
         assert_refused(&run(args), 2, named);

@@ -50,7 +50,8 @@ pub struct Workload {
     pub is_wide: bool,
     /// Where there is nothing but windows: whether every second start of the job combines before the exchange.
     pub combines: bool,
-    starts: Arc<AtomicU32>,
+    /// How often the job was made.
+    pub starts: Arc<AtomicU32>,
 }
 
 impl Workload {
@@ -83,7 +84,7 @@ impl Workload {
         let (size_ms, slide_ms) = [(100, 100), (1_000, 1_000), (300, 100), (500, 200), (100, 150)][rng.index(5)];
         let input: Vec<Vec<Event>> = (0..splits).map(|_| split(rng)).collect();
         Self {
-            combines: n % 2 == 1,
+            combines: false,
             starts: Arc::default(),
             input,
             pipeline: [Pipeline::Windows, Pipeline::Sequences, Pipeline::Both][rng.index(3)],

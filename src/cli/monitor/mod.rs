@@ -6,7 +6,6 @@ mod anomaly;
 #[cfg(feature = "object-store")]
 mod copies;
 mod figures;
-mod interrupt;
 mod job;
 mod lines;
 mod options;
@@ -15,9 +14,9 @@ mod report;
 pub use options::Args;
 
 use super::error::CliError;
+use super::interrupt::Interrupt;
 use super::values::RunTime;
 use figures::Figures;
-use interrupt::Interrupt;
 use millstream::engine::{CheckpointOptions, Engine, JobError, JobHandle, JobOptions, JobOutcome, SubmitError};
 use millstream::job_manager::{JobState, RestartPolicy};
 use millstream::time::{Clock, MachineClock};

@@ -5,7 +5,7 @@
 use super::figures::Figures;
 use super::options::{Input, Options};
 use crate::cli::console;
-use crate::cli::values::shown_utc;
+use crate::cli::values::{grouped, shown_utc};
 use millstream::job_manager::JobState;
 use millstream::metrics::LatencySummary;
 use serde_json::{Value, json};
@@ -237,19 +237,6 @@ fn per_second(count: u64, ns: u64) -> u64 {
     (u128::from(count) * 1_000_000_000 / u128::from(ns.max(1))) as u64
 }
 
-/// `12,345,678`.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() * 4 / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 /// A time in the unit that shows it with three digits.
 fn shown_ns(ns: u64) -> String {
     match ns {
@@ -320,7 +307,6 @@ mod tests {
 
     #[test]
     fn numbers_are_shown_for_people() {
-        assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([5, 1_500, 2_500_000, 3_000_000_000].map(shown_ns), ["5 ns", "1.5 us", "2.5 ms", "3.0 s"]);
         assert_eq!([5, 2_048, 3 << 20].map(shown_bytes), ["5 B", "2.0 KiB", "3.0 MiB"]);
     }

@@ -1,6 +1,6 @@
 //! Ctrl-C and SIGTERM: the first asks the job to stop with a final checkpoint, the second ends the process at once.
 
-use crate::cli::error::CliError;
+use super::error::CliError;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use std::sync::Arc;
