@@ -32,6 +32,7 @@ mod directory;
 mod entries;
 mod error;
 mod event_queue;
+mod eviction;
 mod expiring_list;
 mod expiring_map;
 mod expiring_value;
