@@ -122,7 +122,7 @@ fn chain(bench: &mut Bench, bytes: usize, records: u64) {
             .event_time(|_: &Wide| EventTimeMs(0), Watermarks::monotonous())
             .map(mapped)
             .filter(passes)
-            .sink("sum", Callback::new(move |_: &Stamp, record: &Wide| sum.sum = sum.sum.wrapping_add(record.0[1])));
+            .sink("sum", Callback::new(move |_: &Stamp, record: &Wide| sum.add(record.0[1])));
         let engine = Engine::builder().slots(1).memory(64 << 20).start().expect("a slot starts anywhere");
         let begun = Instant::now();
         engine.submit(job, JobOptions::default()).expect("the job is valid").wait().expect("nothing fails");
@@ -144,6 +144,14 @@ fn chain(bench: &mut Bench, bytes: usize, records: u64) {
 struct Summed {
     sum: u64,
     total: Arc<AtomicU64>,
+}
+
+impl Summed {
+    /// A closure that named the field alone would take a copy of it, and the sum would be lost.
+    #[inline]
+    fn add(&mut self, value: u64) {
+        self.sum = self.sum.wrapping_add(value);
+    }
 }
 
 impl Drop for Summed {
