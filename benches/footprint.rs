@@ -27,8 +27,7 @@ use rustix::time::{ClockId, clock_gettime};
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 use support::{Bench, Figure};
 
@@ -168,10 +167,9 @@ fn engine(memory_bytes: usize) -> Engine {
     Engine::builder().slots(SLOTS).memory(memory_bytes).start().expect("two slots start anywhere")
 }
 
-/// Two chains with one exchange between them; what comes out is counted.
-fn five_operators(name: &str, source: PushSource<u64>) -> (Job, Arc<AtomicU64>) {
-    let (job, seen) = (Job::new(name), Arc::new(AtomicU64::new(0)));
-    let counted = seen.clone();
+/// Two chains with one exchange between them; what comes out is received.
+fn five_operators(name: &str, source: PushSource<u64>) -> (Job, Receiver<u64>) {
+    let (job, (seen, received)) = (Job::new(name), channel());
     job.source("numbers", source)
         .ingestion_time()
         .map(|n: &u64| n + 1)
@@ -179,19 +177,13 @@ fn five_operators(name: &str, source: PushSource<u64>) -> (Job, Arc<AtomicU64>) 
         .key_by("by-key", |n: &u64| *n)
         .reduce("last", |_, b| *b)
         .sink(
-            "count",
-            Callback::new(move |_: &Stamp, _: &u64| {
-                counted.fetch_add(1, Ordering::Relaxed);
+            "results",
+            Callback::new(move |_: &Stamp, n: &u64| {
+                // The receiver lives as long as the job.
+                let _ = seen.send(*n);
             }),
         );
-    (job, seen)
-}
-
-fn wait_for(seen: &AtomicU64) {
-    while seen.load(Ordering::Relaxed) == 0 {
-        std::hint::spin_loop();
-        std::thread::yield_now();
-    }
+    (job, received)
 }
 
 fn start_once() {
@@ -200,10 +192,10 @@ fn start_once() {
     let engine = engine(256 << 20);
     println!("engine_ms {}", ms(begun));
     let (source, numbers) = PushSource::new(16);
-    let (job, seen) = five_operators("start", source);
+    let (job, received) = five_operators("start", source);
     let _handle = engine.submit(job, JobOptions::default()).expect("the job is valid");
     numbers.push(1).expect("the job runs");
-    wait_for(&seen);
+    received.recv().expect("the job runs");
     println!("first_ms {}", ms(begun));
     // As a host has it that stops later.
     std::thread::sleep(Duration::from_millis(50));
@@ -242,17 +234,17 @@ fn run_jobs(jobs: u64, for_time: Duration) {
     std::thread::sleep(Duration::from_millis(100));
     println!("resident_before_mib {}", resident_mib());
     let begun = Instant::now();
-    let running: Vec<(JobHandle, PushHandle<u64>, Arc<AtomicU64>)> = (0..jobs)
+    let running: Vec<(JobHandle, PushHandle<u64>, Receiver<u64>)> = (0..jobs)
         .map(|index| {
             let (source, numbers) = PushSource::new(16);
-            let (job, seen) = five_operators(&format!("job-{index}"), source);
+            let (job, received) = five_operators(&format!("job-{index}"), source);
             let options = JobOptions { parallelism: Some(1), memory_bytes: Some(8 << 20), ..JobOptions::default() };
-            (engine.submit(job, options).expect("the job is valid"), numbers, seen)
+            (engine.submit(job, options).expect("the job is valid"), numbers, received)
         })
         .collect();
-    for (_, numbers, seen) in &running {
+    for (_, numbers, received) in &running {
         numbers.push(1).expect("the job runs");
-        wait_for(seen);
+        received.recv().expect("the job runs");
     }
     println!("start_ms {}", begun.elapsed().as_secs_f64() * 1e3);
     watch_idle(for_time);
@@ -263,7 +255,8 @@ fn run_jobs(jobs: u64, for_time: Duration) {
 
 /// What the process uses while nothing is to be done.
 fn watch_idle(for_time: Duration) {
-    std::thread::sleep(Duration::from_millis(500));
+    // Until the splits have noticed that they are silent, in a run whose figures count.
+    std::thread::sleep(if for_time > Duration::from_secs(1) { Duration::from_secs(7) } else { for_time / 2 });
     let (cpu_before, wakes_before, begun) = (cpu_s(), voluntary_switches(), Instant::now());
     std::thread::sleep(for_time);
     let (seconds, cpu) = (begun.elapsed().as_secs_f64(), cpu_s() - cpu_before);
@@ -278,10 +271,10 @@ fn start_and_stop(engines: u64) {
     let once = || {
         let engine = engine(256 << 20);
         let (source, numbers) = PushSource::new(16);
-        let (job, seen) = five_operators("leaks", source);
+        let (job, received) = five_operators("leaks", source);
         let handle = engine.submit(job, JobOptions::default()).expect("the job is valid");
         numbers.push(1).expect("the job runs");
-        wait_for(&seen);
+        received.recv().expect("the job runs");
         handle.cancel();
         let _ = handle.wait();
         engine.stop();

@@ -2,7 +2,7 @@
 
 use millstream::engine::{Engine, JobOptions};
 use millstream::job_manager::JobState;
-use millstream::operator::{Count, Emit, KeyedContext, KeyedProcess, StateRegistry};
+use millstream::operator::{Count, Emit, KeyedContext, KeyedProcess, StateRegistry, Sum};
 use millstream::sink::Collect;
 use millstream::source::VecSource;
 use millstream::state::{MapState, StateError, ValueState};
@@ -148,4 +148,40 @@ fn a_record_late_for_some_windows_counts_in_the_others_only() {
     let mut counts = counts.take();
     counts.sort();
     assert_eq!(counts, [(0, 1), (10, 3), (20, 1)]);
+}
+
+#[test]
+fn windows_combined_before_the_exchange_hold_what_they_hold_without() {
+    // Disorder beyond the bound, so that some records are late for some windows and some for all.
+    let split = |salt: u64| {
+        let number = move |n: u64| (n.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ salt) >> 33;
+        (0..3_000u64).map(|n| n / 2 + number(n) % 60).collect::<Vec<u64>>()
+    };
+    for (windows, keys) in [(Tumbling::of(20), 3), (Sliding::of(50).every(20), 700), (Sliding::of(10).every(15), 40)] {
+        let sink =
+            || Collect::immediate_with(|result: &WindowResult<u64, u64>| (result.key, result.window, result.value));
+        let (plain, combined) = (sink(), sink());
+        let key = move |n: &u64| n.wrapping_mul(0x9E37_79B9_7F4A_7C15) % keys;
+        let sum = Sum::of(|n: &u64| *n);
+        let job = Job::new("plain");
+        numbers(&job, "numbers", vec![split(1), split(2), split(3)])
+            .key_by("by-key", key)
+            .window(windows)
+            .aggregate("sums", sum.clone())
+            .sink("windows", plain.clone());
+        run(job, 2);
+        let job = Job::new("combined");
+        numbers(&job, "numbers", vec![split(1), split(2), split(3)])
+            .combine_by_key("by-key", key, windows, sum)
+            .aggregate("sums")
+            .sink("windows", combined.clone());
+        run(job, 2);
+        let [plain, combined] = [plain, combined].map(|results| {
+            let mut results = results.take();
+            results.sort_by_key(|(key, window, _)| (window.start, *key));
+            results
+        });
+        assert!(plain.len() > 100);
+        assert_eq!(plain, combined);
+    }
 }

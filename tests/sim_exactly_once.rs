@@ -53,7 +53,7 @@ impl Scenario {
         let mut other = Rng::new(seed ^ 0x5370_696C);
         let is_wide = other.chance(50);
         let workload = if is_wide { Workload::draw_wide(&mut other) } else { Workload::draw(&mut rng) };
-        let workload = Workload { is_pre_aggregated: other.chance(500), ..workload };
+        let workload = Workload { combines: other.chance(500), ..workload };
         let io_error_permille = [0, 0, 5, 20, 100][rng.index(5)];
         let faults = SimFaults {
             crash_per_million_steps: 0,

@@ -40,7 +40,7 @@ pub struct Figure {
     pub limit: Option<f64>,
     /// What hand-written code for the same work does, measured in this run.
     pub kernel: Option<f64>,
-    /// The wanted ratio of value to limit: at least this for rates (units per second), at most this for everything else.
+    /// The wanted ratio of value to limit: at least this for rates (units per second) and factors ("x"), at most this for everything else.
     pub goal: Option<f64>,
 }
 
@@ -54,18 +54,18 @@ impl Figure {
         self.limit.or(self.kernel).map(|held_against| self.value / held_against)
     }
 
-    fn is_rate(&self) -> bool {
-        self.unit.ends_with("/s")
+    fn more_is_better(&self) -> bool {
+        self.unit.ends_with("/s") || self.unit == "x"
     }
 
     fn goal_words(&self) -> Option<String> {
-        let sign = if self.is_rate() { ">=" } else { "<=" };
+        let sign = if self.more_is_better() { ">=" } else { "<=" };
         self.goal.map(|goal| format!("{sign} {}x", (goal * 1e3).round() / 1e3))
     }
 
     fn verdict(&self) -> &'static str {
         match (self.ratio(), self.goal) {
-            (Some(ratio), Some(goal)) if (ratio >= goal) == self.is_rate() || ratio == goal => "within",
+            (Some(ratio), Some(goal)) if (ratio >= goal) == self.more_is_better() || ratio == goal => "within",
             (Some(_), Some(_)) => "OVER",
             _ => "",
         }

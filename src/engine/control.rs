@@ -27,6 +27,8 @@ use std::time::Duration;
 
 /// How often slots are looked at: their load, and whether they make progress.
 const LOOK_EVERY_NS: u64 = 200_000_000;
+/// How often while nothing happens, neither on them nor here: every look wakes a core.
+const LOOK_AT_IDLE_EVERY_NS: u64 = 1_000_000_000;
 /// After how long without progress a busy slot is reported.
 const STALL_AFTER_NS: u64 = 1_000_000_000;
 
@@ -95,6 +97,9 @@ pub(super) struct Control {
     doorbell: Arc<Doorbell>,
     machine: Machine,
     looked_ns: u64,
+    look_every_ns: u64,
+    /// Whether a command or a report has come since the last look.
+    is_disturbed: bool,
     busy_seen_ns: Vec<u64>,
     busy_permille: Vec<u16>,
 }
@@ -128,6 +133,8 @@ impl Control {
             commands,
             machine,
             looked_ns: now_ns,
+            look_every_ns: LOOK_EVERY_NS,
+            is_disturbed: true,
             busy_seen_ns: vec![0; slots.len()],
             busy_permille: vec![0; slots.len()],
             slots,
@@ -172,6 +179,7 @@ impl Control {
             self.exchange_messages(io, now_ns);
         }
         while let Some(command) = self.commands.commands.pop() {
+            self.is_disturbed = true;
             match command {
                 ControlCommand::Submit { graph, options, reply } => {
                     // A host that no longer waits for the answer has dropped its job's handle already.
@@ -194,10 +202,14 @@ impl Control {
         }
         self.take_slot_events();
         while let Some(report) = self.reports.pop() {
+            self.is_disturbed = true;
             self.take_report(report);
         }
         self.step_stores(io, now_ns);
-        if now_ns.saturating_sub(self.looked_ns) >= LOOK_EVERY_NS {
+        if self.is_disturbed {
+            self.look_every_ns = LOOK_EVERY_NS;
+        }
+        if now_ns.saturating_sub(self.looked_ns) >= self.look_every_ns {
             self.look_at_slots(now_ns);
         }
         self.exchange_messages(io, now_ns);
@@ -214,7 +226,7 @@ impl Control {
 
     /// When a step has something to do although nobody rings.
     pub(super) fn wake_at_ns(&self) -> u64 {
-        let look_ns = self.looked_ns + LOOK_EVERY_NS;
+        let look_ns = self.looked_ns + self.look_every_ns;
         let wishes =
             [self.job_manager.next_wake_ns(self.clock.monotonic_ns()), self.task_manager.next_wake_ns(), Some(look_ns)];
         wishes.into_iter().flatten().min().unwrap_or(look_ns)
@@ -224,7 +236,7 @@ impl Control {
         let (now_ns, wake_ns) = (self.clock.monotonic_ns(), self.wake_at_ns());
         let busy = !self.lingering.is_empty() || self.jobs.values().any(JobRuntime::store_is_busy);
         // A store waits for answers of the disk, which wake this thread; the bound only covers a lost one.
-        let longest_ns = if busy { 5_000_000 } else { LOOK_EVERY_NS };
+        let longest_ns = if busy { 5_000_000 } else { self.look_every_ns };
         Duration::from_nanos(wake_ns.saturating_sub(now_ns).min(longest_ns))
     }
 
@@ -485,11 +497,13 @@ impl Control {
     fn look_at_slots(&mut self, now_ns: u64) {
         let passed_ns = now_ns.saturating_sub(self.looked_ns).max(1);
         self.looked_ns = now_ns;
+        let mut is_idle = !std::mem::take(&mut self.is_disturbed);
         for index in 0..self.slots.len() {
             let seen = self.slots[index].watch().observe();
             let busy_ns = seen.busy_ns.saturating_sub(std::mem::replace(&mut self.busy_seen_ns[index], seen.busy_ns));
             self.busy_permille[index] = (busy_ns.saturating_mul(1_000) / passed_ns).min(1_000) as u16;
             let name = seen.task.as_deref();
+            is_idle &= busy_ns == 0 && name.is_none();
             let (job, vertex) = name.map_or(("", ""), |name| name.split_once('/').unwrap_or((name, "")));
             let operator = seen.operator.as_deref().unwrap_or(vertex);
             let working_on = name.map(|_| SlotWork { job, vertex, operator });
@@ -498,9 +512,13 @@ impl Control {
                 self.report_stall(&report);
             }
         }
+        let was_idle = self.look_every_ns == LOOK_AT_IDLE_EVERY_NS;
+        self.look_every_ns = if is_idle { LOOK_AT_IDLE_EVERY_NS } else { LOOK_EVERY_NS };
         let memory_used_bytes = self.jobs.values().map(|job| job.arena.mapped_bytes() as u64).sum();
         self.task_manager.on_load(LoadReport { busy_permille: self.busy_permille.clone(), memory_used_bytes });
-        let ids: Vec<JobId> = self.jobs.keys().copied().collect();
+        // There may be a thousand jobs, and one that runs has nothing new to show where the look before found the same.
+        let is_still = |job: &JobId| is_idle && was_idle && self.job_manager.job_state(*job) == Some(JobState::Running);
+        let ids: Vec<JobId> = self.jobs.keys().copied().filter(|job| !is_still(job)).collect();
         ids.into_iter().for_each(|job| self.refresh(job));
     }
 

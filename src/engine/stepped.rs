@@ -73,3 +73,63 @@ impl SteppedEngine {
         slots.chain([self.control.wake_at_ns()]).min().expect("the control always wants to be woken")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::{SimDisk, SimDiskOptions, SimIo};
+    use crate::sink::Discard;
+    use crate::source::{Generator, PushSource};
+    use crate::time::ManualClock;
+    use std::time::Duration;
+
+    const SECOND_NS: u64 = 1_000_000_000;
+
+    /// Steps everything for some time of the clock, which only moves when nothing is left to do; how often it moved.
+    fn run(engine: &mut SteppedEngine, clock: &ManualClock, io: &mut dyn Io, for_ns: u64) -> usize {
+        let until_ns = clock.monotonic_ns() + for_ns;
+        let mut sleeps = 0;
+        while clock.monotonic_ns() < until_ns {
+            let worked = (0..engine.slot_count()).any(|slot| engine.step_slot(slot, io) == Progress::Worked);
+            if engine.step_control(io) == Progress::Idle && !worked {
+                sleeps += 1;
+                let sleep_ns = engine.wake_at_ns().saturating_sub(clock.monotonic_ns());
+                clock.advance(Duration::from_nanos(sleep_ns.max(1)));
+            }
+        }
+        sleeps
+    }
+
+    fn engine(clock: &Arc<ManualClock>) -> (SteppedEngine, SimIo) {
+        let io = SimIo::new(&SimDisk::new(1, SimDiskOptions::default()));
+        (SteppedEngine::new(1, 64 << 20, StoreOptions::default(), clock.clone(), 1).unwrap(), io)
+    }
+
+    #[test]
+    fn an_engine_whose_sources_are_silent_wakes_once_a_second() {
+        let clock = Arc::new(ManualClock::default());
+        let (mut engine, mut io) = engine(&clock);
+        let (job, (source, _numbers)) = (Job::new("silent"), PushSource::<u64>::new(4));
+        job.source("numbers", source).ingestion_time().sink("nowhere", Discard);
+        engine.submit(job, JobOptions::default(), &mut io).unwrap();
+        // Until the split has become idle.
+        run(&mut engine, &clock, &mut io, 10 * SECOND_NS);
+        let sleeps = run(&mut engine, &clock, &mut io, 60 * SECOND_NS);
+        // Heartbeats between JobManager and TaskManager come beside the looks.
+        assert!((60..=75).contains(&sleeps), "{sleeps} in a minute");
+    }
+
+    #[test]
+    fn slots_at_work_are_looked_at_five_times_a_second() {
+        let clock = Arc::new(ManualClock::default());
+        let (mut engine, mut io) = engine(&clock);
+        let job = Job::new("steady");
+        job.source("numbers", Generator::new(|n: u64| n).per_second(0.1)).ingestion_time().sink("nowhere", Discard);
+        let handle = engine.submit(job, JobOptions::default(), &mut io).unwrap();
+        run(&mut engine, &clock, &mut io, 10 * SECOND_NS);
+        handle.cancel();
+        engine.step_control(&mut io);
+        let wake_ns = engine.control.wake_at_ns();
+        assert!(wake_ns <= clock.monotonic_ns() + SECOND_NS / 5, "a command ends the long sleep");
+    }
+}

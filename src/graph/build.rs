@@ -2,7 +2,7 @@
 
 use super::EdgeId;
 use crate::exchange::{OutputGate, RecordFrame};
-use crate::memory::Arena;
+use crate::memory::{Arena, MemoryError};
 use crate::metrics::TaskMetrics;
 use crate::operator::{ChainContext, Flow, Signal};
 use crate::sink::SinkError;
@@ -113,6 +113,14 @@ pub enum BuildError {
         sink: String,
         /// Why.
         error: SinkError,
+    },
+    /// There is no memory for combining records before an exchange.
+    #[error("\"{exchange}\": {error}")]
+    Combine {
+        /// The name of the exchange.
+        exchange: String,
+        /// Who asked for how much, and what is left.
+        error: MemoryError,
     },
 }
 

@@ -17,7 +17,7 @@ pub(super) const CHUNK_LEN_BYTES: usize = 2 << 20;
 /// Whether the kernel is asked to back the arena with huge pages (worth 1.5-4x on random state).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HugePages {
-    /// Advised; the kernel decides.
+    /// Advised from an arena's second chunk of 2 MiB on; the kernel decides.
     Advised,
     /// Not asked for.
     Off,
@@ -184,9 +184,12 @@ impl ArenaShared {
             options.no_reserve_swap();
         }
         let mut map = options.map_anon().map_err(refused)?;
-        if self.options.huge_pages == HugePages::Advised && !cfg!(miri) {
+        // A job that needs little of its first chunk would have all of it cleared and resident as a huge page; one that needs a second
+        // chunk will fill both.
+        let earlier = carved.chunks.last().filter(|_| carved.chunks.len() == 1).map(|chunk| &chunk.map);
+        if self.options.huge_pages == HugePages::Advised && !cfg!(miri) && !carved.chunks.is_empty() {
             // Refused where the kernel has no transparent huge pages: the memory works all the same.
-            let _ = map.advise(memmap2::Advice::HugePage);
+            earlier.into_iter().chain([&map]).for_each(|map| drop(map.advise(memmap2::Advice::HugePage)));
         }
         let start = NonNull::new(map.as_mut_ptr()).expect("a mapping is never at address zero");
         carved.chunks.push(Chunk { map, _reserved: reserved });

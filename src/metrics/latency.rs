@@ -1,6 +1,6 @@
 //! Latencies of one slot's sink: recorded by its thread without a lock, collected by another on request.
 //!
-//! Two histograms go round: the recorder fills one while the reader empties the other.
+//! Two histograms go round: the recorder fills one while the reader empties the other, which is made when the reader asks for the first time.
 //! ```text
 //! recorder --- full, when asked for ---> reader: merges it into the whole
 //!          <------- emptied spare -------
@@ -30,7 +30,9 @@ pub struct LatencyRecorder {
 /// The collecting end: holds everything collected so far.
 #[derive(Debug)]
 pub struct LatencyReader {
-    collected: Histogram<u64>,
+    /// `None` until something was collected: most jobs are never asked, and a histogram is half of what a small job takes.
+    collected: Option<Histogram<u64>>,
+    has_asked: bool,
     exchange: Arc<Exchange>,
 }
 
@@ -60,16 +62,14 @@ struct Exchange {
 pub fn latency_channel() -> (LatencyRecorder, LatencyReader) {
     let exchange = Arc::new(Exchange { spare: ArrayQueue::new(1), full: ArrayQueue::new(1) });
     let recorder = LatencyRecorder { current: empty(), run_ns: 0, run_len: 0, exchange: exchange.clone() };
-    // The second histogram starts at the reader, as an answer without content: `request` sends it on its way.
-    let _ = exchange.full.push(empty());
-    (recorder, LatencyReader { collected: empty(), exchange })
+    (recorder, LatencyReader { collected: None, has_asked: false, exchange })
 }
 
 /// The figures of several readers together.
 pub fn summarize<'a>(readers: impl IntoIterator<Item = &'a LatencyReader>) -> LatencySummary {
     let mut whole = empty();
-    for reader in readers {
-        add(&mut whole, &reader.collected);
+    for collected in readers.into_iter().flat_map(|reader| &reader.collected) {
+        add(&mut whole, collected);
     }
     LatencySummary {
         count: whole.len(),
@@ -113,7 +113,7 @@ impl LatencyRecorder {
         self.end_run();
         if let Some(spare) = self.exchange.spare.pop() {
             let full = std::mem::replace(&mut self.current, spare);
-            // There are two histograms, and the other one is here: the queue is empty.
+            // There are at most two histograms, and the other one is here: the queue is empty.
             let _ = self.exchange.full.push(full);
         }
     }
@@ -132,11 +132,17 @@ impl Drop for LatencyRecorder {
 impl LatencyReader {
     /// Takes in what the recorder handed over since, and asks it for more. Never waits: figures lag by one request.
     pub fn collect(&mut self) {
-        if let Some(mut full) = self.exchange.full.pop() {
-            add(&mut self.collected, &full);
-            full.reset();
-            let _ = self.exchange.spare.push(full);
-        }
+        let spare = match self.exchange.full.pop() {
+            Some(mut full) => {
+                add(self.collected.get_or_insert_with(empty), &full);
+                full.reset();
+                full
+            }
+            None if !self.has_asked => empty(),
+            None => return,
+        };
+        self.has_asked = true;
+        let _ = self.exchange.spare.push(spare);
     }
 
     /// The figures of everything collected.

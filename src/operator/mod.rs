@@ -6,6 +6,7 @@
 //! Architecture invariant: an operator never sees a segment or a channel; only the ends of chains (`exchange`, `output`) hold a gate.
 
 mod aggregate;
+mod combine;
 mod exchange;
 mod filter;
 mod flat_map;
@@ -16,7 +17,6 @@ mod map;
 mod operator_state;
 mod ordered_process;
 mod output;
-mod pre_aggregate;
 mod process;
 mod reduce;
 mod sink_stage;
@@ -25,6 +25,7 @@ mod window_aggregate;
 mod window_ends;
 
 pub use aggregate::{Aggregate, And, Count, Max, Mean, Min, Moments, Number, Sum, Variance};
+pub use combine::{Combine, MergePartials, Partial};
 pub use exchange::{Exchange, KeyedExchange};
 pub use filter::Filter;
 pub use flat_map::FlatMap;
@@ -34,7 +35,6 @@ pub use map::Map;
 pub use operator_state::{BroadcastState, ListSharing, OPERATOR_STATE_BYTES_MAX, OperatorList, OperatorStates};
 pub use ordered_process::OrderedProcess;
 pub use output::{Output, SideGate};
-pub use pre_aggregate::{Merge, PreAggregate};
 pub use process::Process;
 pub use reduce::Reduce;
 pub use sink_stage::SinkStage;

@@ -3,12 +3,10 @@
 use super::chain::{Chain, EdgeChain, FilterChain, FlatMapChain, MapChain};
 use super::job::GraphCell;
 use super::keyed_stream::KeyedStream;
-use super::windowed_stream::PreAggregatedStream;
 use crate::graph::{BuildContext, BuildError, BuiltChain, Partitioning, VertexId};
-use crate::operator::{Aggregate, Exchange, KeyedExchange, Merge, PreAggregate, SinkStage};
+use crate::operator::{Exchange, KeyedExchange, SinkStage};
 use crate::record::{ByRef, ByValue, FixedKey, Key, KeySelector, Record};
 use crate::sink::Sink;
-use crate::window::SlicedWindows;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -73,36 +71,6 @@ impl<C: Chain> DataStream<C> {
         F: Fn(&C::Out) -> &K + Clone + Send + Sync + 'static,
     {
         self.partition(name, ByRef::new(key))
-    }
-
-    /// Partitions the stream by a fixed-size key and groups the records of each key into event-time windows, as `key_by` and `window` do, but
-    /// adds up what there is of a key and slice before it crosses to another task (Flink SQL's two-phase aggregation). For many
-    /// records of few keys: one accumulator crosses for many of them. Results are the same.
-    ///
-    /// An aggregate that does not merge in any order does not compile.
-    pub fn pre_aggregate<K, F, A>(
-        self,
-        name: &str,
-        key: F,
-        windows: SlicedWindows,
-        aggregate: A,
-    ) -> PreAggregatedStream<K, C::Out, A>
-    where
-        K: FixedKey,
-        F: Fn(&C::Out) -> K + Clone + Send + Sync + 'static,
-        A: Aggregate<C::Out>,
-        A::Accumulator: Record<View = A::Accumulator>,
-    {
-        let vertex = self.graph.add_vertex(name);
-        let shape = A::Accumulator::shape(K::FIXED_LEN);
-        let edge = self.graph.connect(self.vertex, vertex, Partitioning::Hash, shape);
-        let stream = KeyedStream::new(self.graph.clone(), vertex);
-        let merge = Merge::of(aggregate.clone());
-        self.end(move |chain, cx| {
-            let gate = cx.take_output(edge);
-            chain.build(cx, PreAggregate::new(gate, key.clone(), windows, aggregate.clone()))
-        });
-        PreAggregatedStream { stream, windows, merge }
     }
 
     /// Ends the chain here and hands its records to the next task of the same subtask, so that several streams can consume them:
@@ -192,7 +160,10 @@ impl<C: Chain> DataStream<C> {
         });
     }
 
-    fn end(self, build: impl Fn(&C, &mut BuildContext) -> Result<BuiltChain, BuildError> + Send + Sync + 'static) {
+    pub(super) fn end(
+        self,
+        build: impl Fn(&C, &mut BuildContext) -> Result<BuiltChain, BuildError> + Send + Sync + 'static,
+    ) {
         let chain = self.chain;
         self.graph.add_chain(self.vertex, move |cx| build(&chain, cx));
     }

@@ -5,6 +5,7 @@
 
 mod call_stream;
 mod chain;
+mod combined_stream;
 mod data_stream;
 mod job;
 mod keyed_stream;
@@ -12,7 +13,8 @@ mod windowed_stream;
 
 pub use call_stream::{CallChain, CallStream};
 pub use chain::{Chain, EdgeChain, FilterChain, FlatMapChain, MapChain};
+pub use combined_stream::CombinedStream;
 pub use data_stream::DataStream;
 pub use job::{Job, SourceChain, SourceStream, Timestamps};
 pub use keyed_stream::{KeyedStream, ProcessChain, ReduceChain};
-pub use windowed_stream::{PreAggregatedStream, WindowChain, WindowedStream};
+pub use windowed_stream::{WindowChain, WindowedStream};

@@ -4,8 +4,8 @@ use super::chain::{Chain, EdgeChain};
 use super::data_stream::DataStream;
 use super::keyed_stream::{KeyedStream, side_output};
 use crate::graph::{BuildContext, BuildError, BuiltChain, EdgeId};
-use crate::operator::{Aggregate, KeyedHead, Merge, SideGate, Stage, WindowAggregate};
-use crate::record::{FixedKey, Key, Record};
+use crate::operator::{Aggregate, KeyedHead, SideGate, Stage, WindowAggregate};
+use crate::record::{Key, Record};
 use crate::state::KeyContext;
 use crate::window::{SlicedWindows, WindowResult};
 use std::marker::PhantomData;
@@ -49,27 +49,6 @@ where
         stream.graph.keyed_operator(name, stream.vertex);
         let chain = WindowChain { operator: name.into(), windows, aggregate, late, _records: PhantomData };
         DataStream { graph: stream.graph, vertex: stream.vertex, chain }
-    }
-}
-
-/// Accumulators of records, by key and slice, on their way into windows.
-#[must_use = "a stream does nothing until it ends in a sink"]
-pub struct PreAggregatedStream<K, V, A: Aggregate<V>> {
-    pub(super) stream: KeyedStream<K, A::Accumulator>,
-    pub(super) windows: SlicedWindows,
-    pub(super) merge: Merge<A, V>,
-}
-
-impl<K, V, A> PreAggregatedStream<K, V, A>
-where
-    K: FixedKey,
-    V: 'static,
-    A: Aggregate<V>,
-    A::Accumulator: Record<View = A::Accumulator>,
-{
-    /// As `WindowedStream::aggregate`: one result per key and window that holds a record.
-    pub fn merge(self, name: &str) -> DataStream<WindowChain<K, A::Accumulator, Merge<A, V>>> {
-        self.stream.window(self.windows).aggregate(name, self.merge)
     }
 }
 

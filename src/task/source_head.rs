@@ -316,7 +316,9 @@ where
             SplitState::Open(reader) => reader.wake_at_ns(),
             SplitState::Unopened(_) | SplitState::Ended => None,
         });
-        let idle_check = (!self.ended).then_some(self.idle_checked_ns + IDLE_CHECK_EVERY_NS);
+        let next_check_ms = (self.idle_checked_ns + IDLE_CHECK_EVERY_NS).div_ceil(1_000_000);
+        let idle_check = (!self.ended).then(|| self.clocks.idle_check_at_ms(next_check_ms)).flatten();
+        let idle_check = idle_check.map(|at_ms| at_ms * 1_000_000);
         readers.chain(idle_check).min()
     }
 }

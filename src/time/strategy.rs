@@ -151,6 +151,19 @@ impl SplitClock {
         false
     }
 
+    /// When a look could find the split idle if nothing is read until then; at the next look where
+    /// its silence has not begun yet.
+    fn idle_check_at_ms(&self, next_ms: u64) -> Option<u64> {
+        let idle_after_ms = self.strategy.idle_after_ms?;
+        match self.activity {
+            Activity::Silent { since_ms } => {
+                Some(since_ms.saturating_add(idle_after_ms).saturating_add(1).max(next_ms))
+            }
+            Activity::Heard => Some(next_ms),
+            Activity::Idle => None,
+        }
+    }
+
     /// The clock now: no record of this split at or before it is in time.
     pub fn clock(&self) -> Watermark {
         self.clock
@@ -204,6 +217,11 @@ impl SplitClocks {
         for (_, clock) in &mut self.splits {
             clock.check_idle(now_ms);
         }
+    }
+
+    /// When the next look is needed, `next_ms` at the earliest; `None` while no split can become idle: all are, or none ever does.
+    pub fn idle_check_at_ms(&self, next_ms: u64) -> Option<u64> {
+        self.splits.iter().filter_map(|(_, clock)| clock.idle_check_at_ms(next_ms)).min()
     }
 
     /// What to send on after a batch or a check: the minimum over the active splits, if it grew. When all are idle, the maximum
@@ -312,6 +330,22 @@ mod tests {
         let mut patient = SplitClock::new(Watermarks::monotonous().never_idle());
         assert!(!patient.check_idle(0));
         assert!(!patient.check_idle(u64::MAX));
+    }
+
+    #[test]
+    fn looks_are_only_asked_for_while_a_split_can_become_idle() {
+        let mut clocks = SplitClocks::new(Watermarks::monotonous().idle_after(100));
+        clocks.add(0);
+        assert_eq!(clocks.idle_check_at_ms(200), Some(200), "its silence has not begun");
+        clocks.check_idle(200);
+        assert_eq!(clocks.idle_check_at_ms(201), Some(301), "nothing can change before");
+        clocks.check_idle(301);
+        assert_eq!(clocks.idle_check_at_ms(501), None, "it is idle until a record comes");
+        clocks.split_mut(0).unwrap().on_event(at(1));
+        assert_eq!(clocks.idle_check_at_ms(501), Some(501));
+        let mut patient = SplitClocks::new(Watermarks::monotonous().never_idle());
+        patient.add(0);
+        assert_eq!(patient.idle_check_at_ms(200), None);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use millstream::time::{EventTimeMs, Watermarks};
 use millstream::window::{SlicedWindows, Sliding, Tumbling, WindowResult};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 pub const WINDOWS: &str = "/out/windows";
 pub const SEQUENCES: &str = "/out/sequences";
@@ -47,42 +48,10 @@ pub struct Workload {
     pub slide_ms: i64,
     /// Each key has a large value.
     pub is_wide: bool,
-    /// Windows take what was added up before the exchange, where there is nothing but windows.
-    pub is_pre_aggregated: bool,
-}
-
-/// Counts events and adds up their numbers.
-#[derive(Clone, Copy)]
-struct CountAndSum;
-
-#[derive(Record, Clone, Copy)]
-#[repr(C)]
-struct Counted {
-    count: u64,
-    sum: i64,
-}
-
-impl Aggregate<Event> for CountAndSum {
-    type Accumulator = Counted;
-    type Out = (u64, i64);
-    const MERGES_IN_ANY_ORDER: bool = true;
-
-    fn create(&self) -> Counted {
-        Counted { count: 0, sum: 0 }
-    }
-
-    fn add(&self, counted: &mut Counted, event: &Event) {
-        self.merge(counted, &Counted { count: 1, sum: event.n as i64 });
-    }
-
-    fn merge(&self, counted: &mut Counted, other: &Counted) {
-        counted.count += other.count;
-        counted.sum += other.sum;
-    }
-
-    fn result(&self, counted: &Counted) -> (u64, i64) {
-        (counted.count, counted.sum)
-    }
+    /// Where there is nothing but windows: whether every second start of the job combines before the exchange.
+    pub combines: bool,
+    /// How often the job was made.
+    pub starts: Arc<AtomicU32>,
 }
 
 impl Workload {
@@ -113,8 +82,11 @@ impl Workload {
             (0..per_split / 2 + rng.below(per_split / 2 + 1)).map(|_| event(rng)).collect()
         };
         let (size_ms, slide_ms) = [(100, 100), (1_000, 1_000), (300, 100), (500, 200), (100, 150)][rng.index(5)];
+        let input: Vec<Vec<Event>> = (0..splits).map(|_| split(rng)).collect();
         Self {
-            input: (0..splits).map(|_| split(rng)).collect(),
+            combines: false,
+            starts: Arc::default(),
+            input,
             pipeline: [Pipeline::Windows, Pipeline::Sequences, Pipeline::Both][rng.index(3)],
             batch_max: 1 + rng.index(10),
             every_ns: 200_000 + rng.below(3_000_000),
@@ -122,7 +94,6 @@ impl Workload {
             size_ms,
             slide_ms,
             is_wide: false,
-            is_pre_aggregated: false,
         }
     }
 
@@ -132,23 +103,22 @@ impl Workload {
         let source = Paced { input: self.input.clone().into(), batch_max: self.batch_max, every_ns: self.every_ns };
         let watermarks = Watermarks::bounded(self.bound_ms).never_idle();
         let events = job.source("events", source).event_time(|event: &Event| EventTimeMs(event.at), watermarks);
+        let count_and_sum = Count.and(Sum::of(|event: &Event| event.n as i64));
         let write = |result: &WindowResult<u64, (u64, i64)>, line: &mut Vec<u8>| {
             line.extend_from_slice(window_line(result.key, result.window.start, result.value).as_bytes());
         };
-        if self.is_pre_aggregated && self.pipeline == Pipeline::Windows {
+        let windows_out = JsonLines::exactly_once_with(WINDOWS, write);
+        let is_second_start = self.starts.fetch_add(1, Ordering::Relaxed) % 2 == 1;
+        if self.pipeline == Pipeline::Windows && self.combines && is_second_start {
             events
-                .pre_aggregate("by-key", |event: &Event| event.key, self.windows(), CountAndSum)
-                .merge("windows")
-                .sink("windows-out", JsonLines::exactly_once_with(WINDOWS, write));
+                .combine_by_key("by-key", |event: &Event| event.key, self.windows(), count_and_sum)
+                .aggregate("windows")
+                .sink("windows-out", windows_out);
             return job;
         }
         let keyed = events.key_by("by-key", |event: &Event| event.key);
         if self.pipeline != Pipeline::Sequences {
-            keyed
-                .clone()
-                .window(self.windows())
-                .aggregate("windows", Count.and(Sum::of(|event: &Event| event.n as i64)))
-                .sink("windows-out", JsonLines::exactly_once_with(WINDOWS, write));
+            keyed.clone().window(self.windows()).aggregate("windows", count_and_sum).sink("windows-out", windows_out);
         }
         if self.pipeline != Pipeline::Windows {
             let write = |line_of: &String, line: &mut Vec<u8>| line.extend_from_slice(line_of.as_bytes());

@@ -42,8 +42,8 @@ pub fn rows(events: DataStream<impl Chain<Out = Event>>) -> DataStream<impl Chai
     let sent = HighestSent::new();
     events
         .flat_map(|event: &Event| event.bid().map(|bid| bid.auction))
-        .pre_aggregate("by-auction", |auction: &u64| *auction, Sliding::of(WINDOW_MS).every(SLIDE_MS), Count)
-        .merge("bids")
+        .combine_by_key("by-auction", |auction: &u64| *auction, Sliding::of(WINDOW_MS).every(SLIDE_MS), Count)
+        .aggregate("bids")
         .filter(move |counted: &WindowResult<u64, u64>| sent.lets_pass(counted.window.end, counted.value))
         .map(|counted| AuctionBids { window_end: counted.window.end, auction: counted.key, bids: counted.value })
         .key_by("by-window", |counted: &AuctionBids| counted.window_end)

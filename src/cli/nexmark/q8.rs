@@ -51,8 +51,8 @@ pub fn rows(events: DataStream<impl Chain<Out = Event>>) -> DataStream<impl Chai
         Body::Bid(_) => None,
     });
     entries
-        .pre_aggregate("by-id", |entry: &Entry| entry.id, Tumbling::of(WINDOW_MS), BothSides)
-        .merge("sides")
+        .combine_by_key("by-id", |entry: &Entry| entry.id, Tumbling::of(WINDOW_MS), BothSides)
+        .aggregate("sides")
         .flat_map(|of: &WindowResult<u64, Option<Name>>| {
             of.value.map(|name| NewSeller { id: of.key, name: text_of(&name), start: of.window.start })
         })

@@ -77,8 +77,8 @@ impl Ysb {
             .event_time(|event: &AdEvent| EventTimeMs(event.at), Watermarks::monotonous().never_idle())
             .filter(|event| event.event_type == VIEW)
             .flat_map(move |event| campaigns.of(&event.ad))
-            .pre_aggregate("by-campaign", |campaign: &u64| *campaign, Tumbling::of(WINDOW_MS), Count)
-            .merge("views");
+            .combine_by_key("by-campaign", |campaign: &u64| *campaign, Tumbling::of(WINDOW_MS), Count)
+            .aggregate("views");
         rows.end(views.map(|of: &WindowResult<u64, u64>| CampaignViews {
             campaign: of.key,
             start: of.window.start,

@@ -46,10 +46,12 @@ impl Frame {
         let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
         for tick in x.ticks() {
             let at = LEFT + x.place(tick) * (right - LEFT);
+            // A long text at the right end would stick out.
+            let (anchor, text_at) = if right - at < 30.0 { ("end", WIDTH - 4.0) } else { ("middle", at) };
             let _ = writeln!(
                 svg,
                 "<line class=\"grid\" x1=\"{at:.1}\" y1=\"{TOP}\" x2=\"{at:.1}\" y2=\"{bottom}\"/>\
-                 <text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+                 <text x=\"{text_at:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}</text>",
                 bottom + 17.0,
                 escape(&x_text(tick))
             );

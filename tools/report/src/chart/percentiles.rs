@@ -32,8 +32,10 @@ fn points(curve: &Curve<'_>) -> Vec<(f64, f64)> {
 }
 
 fn percentile(beyond: f64) -> String {
-    let nines = beyond.log10().round() as usize;
-    format!("{:.1$} %", 100.0 - 100.0 / beyond, nines.saturating_sub(2))
+    match beyond.log10().round() as usize {
+        nines @ 6.. => format!("{nines} nines"),
+        nines => format!("{:.1$} %", 100.0 - 100.0 / beyond, nines.saturating_sub(2)),
+    }
 }
 
 #[cfg(test)]
@@ -54,6 +56,9 @@ mod tests {
 
     #[test]
     fn percentiles_are_written_with_their_nines() {
-        assert_eq!([1.0, 10.0, 100.0, 1_000.0, 10_000.0].map(percentile), ["0 %", "90 %", "99 %", "99.9 %", "99.99 %"]);
+        assert_eq!(
+            [1.0, 10.0, 100.0, 1_000.0, 10_000.0, 1e6].map(percentile),
+            ["0 %", "90 %", "99 %", "99.9 %", "99.99 %", "6 nines"]
+        );
     }
 }
