@@ -106,7 +106,7 @@ impl Event {
 }
 
 impl Extra {
-    /// A text of `len` bytes, at most [`EXTRA_LEN_MAX`], that `fill` writes.
+    /// A text of `len` bytes, at most `EXTRA_LEN_MAX`, that `fill` writes.
     pub fn filled(len: usize, fill: impl FnOnce(&mut [u8])) -> Self {
         let mut extra = Self { bytes: [0; EXTRA_LEN_MAX], len: len.min(EXTRA_LEN_MAX) as u32 };
         fill(&mut extra.bytes[..extra.len as usize]);

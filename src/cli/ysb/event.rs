@@ -15,7 +15,7 @@ pub type Id = [u64; 2];
 pub struct AdEvent {
     /// Its event time, in milliseconds since 1970.
     pub at: i64,
-    /// One of [`EVENT_TYPES`].
+    /// One of `EVENT_TYPES`.
     pub event_type: u64,
     /// The advertisement.
     pub ad: Id,
@@ -23,7 +23,7 @@ pub struct AdEvent {
     pub user: Id,
     /// Where.
     pub page: Id,
-    /// One of [`AD_TYPES`].
+    /// One of `AD_TYPES`.
     pub ad_type: u64,
     /// From which address.
     pub ip: u64,
