@@ -3,11 +3,12 @@
 //! Protocol, as of a doorbell: who waits leaves its waker, then looks once more; who makes something happen does so, then looks whether
 //! anyone waits. Both pass a sequentially consistent fence in between, so at least one of them sees the other.
 
+use crate::sync::atomic::{AtomicBool, Ordering, fence};
+use crate::sync::thread::{self, Thread};
+use crate::sync::{Mutex, PoisonError, thread_local};
 use crate::time::{Clock, MachineClock};
-use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Wake, Waker};
-use std::thread::Thread;
 use std::time::Duration;
 
 /// Wakers of those who wait; as many as there are.
@@ -69,7 +70,7 @@ impl Wake for Unpark {
 
 thread_local! {
     /// Made once per thread: waiting allocates nothing.
-    static UNPARK_SELF: Waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    static UNPARK_SELF: Waker = Waker::from(Arc::new(Unpark(thread::current())));
 }
 
 impl HostWait {
@@ -91,13 +92,13 @@ impl HostWait {
                     return Some(value);
                 }
                 match self.deadline_ns {
-                    None => std::thread::park(),
+                    None => thread::park(),
                     Some(deadline_ns) => {
                         let left_ns = deadline_ns.saturating_sub(MachineClock.monotonic_ns());
                         if left_ns == 0 {
                             return None;
                         }
-                        std::thread::park_timeout(Duration::from_nanos(left_ns));
+                        thread::park_timeout(Duration::from_nanos(left_ns));
                     }
                 }
             }
