@@ -110,6 +110,36 @@ impl HostWait {
 mod tests {
     use super::*;
 
+    /// Two threads wake each other in turn. 10^5 wake-ups; `MILLSTREAM_WAKE_UPS` asks for more. Planted once and found: no look behind the
+    /// waker (the first test to wait ten seconds).
+    #[test]
+    fn two_threads_that_wait_for_each_other_lose_no_wake_up() {
+        use crate::sync::atomic::AtomicU64;
+        let wake_ups: u64 = std::env::var("MILLSTREAM_WAKE_UPS").ok().and_then(|n| n.parse().ok()).unwrap_or(100_000);
+        let (waiters, turn) = (Arc::new([HostWaiters::default(), HostWaiters::default()]), Arc::new(AtomicU64::new(0)));
+        let player = move |mine: usize, waiters: Arc<[HostWaiters; 2]>, turn: Arc<AtomicU64>| {
+            for n in (mine as u64..wake_ups).step_by(2) {
+                let came = HostWait::new(Some(Duration::from_secs(10))).block_on(|waker| {
+                    let is_mine = || (turn.load(Ordering::Relaxed) == n).then_some(());
+                    is_mine().or_else(|| {
+                        waiters[mine].wait_with(waker);
+                        is_mine()
+                    })
+                });
+                assert!(came.is_some(), "the wake-up {n} was lost");
+                turn.store(n + 1, Ordering::Relaxed);
+                waiters[1 - mine].wake();
+            }
+        };
+        let other = {
+            let (waiters, turn) = (waiters.clone(), turn.clone());
+            crate::slot::spawn_slot("other", None, move || player(1, waiters, turn)).unwrap()
+        };
+        player(0, waiters, turn.clone());
+        other.join().unwrap();
+        assert_eq!(turn.load(Ordering::Relaxed), wake_ups);
+    }
+
     #[test]
     fn a_sleeper_is_woken_and_one_that_nobody_wakes_gives_up_in_time() {
         let (waiters, is_there) = (Arc::new(HostWaiters::default()), Arc::new(AtomicBool::new(false)));
