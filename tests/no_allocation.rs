@@ -1,7 +1,7 @@
 //! What a record costs of the allocator: nothing, once a job is warm.
 //!
 //! The slot is the test's own thread, so what it allocates is counted apart from the control thread. Each job runs until its state has
-//! its size, then so many steps are counted that many thousands of records pass. Planted once and found: a `to_string` in a map. Exempt are
+//! its size, then so many steps are counted that many thousands of records pass.  Exempt are
 //! event-time order and timers, whose tree on the heap grows and shrinks with the records it holds.
 //!
 //! No lock either, by the same path: the locks of the library are those of `metrics/registry.rs` (registering and reading), `sink/collect.rs`

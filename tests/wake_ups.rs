@@ -1,7 +1,7 @@
 //! A thread that parks at its doorbell is woken every time, on the real machine (`tools/models` shows it for the orders that loom finds).
 //!
 //! Two threads wake each other in turn, each after a while of its own, so that rings fall before, into and behind the announcement. 10^5 wake-ups
-//! here; `MILLSTREAM_WAKE_UPS=10000000 cargo test --release --test wake_ups` for 10^7. Planted once and found: no look behind the announcement.
+//! here; `MILLSTREAM_WAKE_UPS=10000000 cargo test --release --test wake_ups` for 10^7.
 
 use millstream::slot::{Doorbell, spawn_slot};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

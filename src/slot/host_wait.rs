@@ -110,8 +110,7 @@ impl HostWait {
 mod tests {
     use super::*;
 
-    /// Two threads wake each other in turn. 10^5 wake-ups; `MILLSTREAM_WAKE_UPS` asks for more. Planted once and found: no look behind the
-    /// waker (the first test to wait ten seconds).
+    /// Two threads wake each other in turn. 10^5 wake-ups; `MILLSTREAM_WAKE_UPS` asks for more.
     #[test]
     fn two_threads_that_wait_for_each_other_lose_no_wake_up() {
         use crate::sync::atomic::AtomicU64;

@@ -1,8 +1,7 @@
 //! That a record read in one pass is the record of its line, whatever the line is.
 //!
 //! Two ways lead through a file: `parse_ahead` where a line is plain, `parse` for all others. Here every line goes both ways: what the
-//! first one takes must be what the second makes of it. Planted once and found: `1e5` read as `1`; `-0` read as `0`; `01` taken for a JSON
-//! number; a quote within a field taken as text where one before it opens the field.
+//! first one takes must be what the second makes of it. (It found the carriage return that the csv crate took for a record's end.)
 
 use super::bad_records::OnBadRecord;
 use super::csv::CsvSource;
