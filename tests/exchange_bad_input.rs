@@ -46,7 +46,12 @@ fn records_without_size_cross_an_exchange_like_others() {
         .rebalance("spread")
         .key_by("all", |_: &Tick| 0u64)
         .reduce("last", |_, tick| *tick)
-        .sink("seen", Callback::new(move |_: &Stamp, _: &Tick| drop(counted.fetch_add(1, Ordering::Relaxed))));
+        .sink(
+            "seen",
+            Callback::new(move |_: &Stamp, _: &Tick| {
+                counted.fetch_add(1, Ordering::Relaxed);
+            }),
+        );
     assert_eq!(engine.submit(job, JobOptions::default()).unwrap().wait().unwrap().state, JobState::Finished);
     assert_eq!(seen.load(Ordering::Relaxed), 20_000);
 }
