@@ -31,6 +31,7 @@ pub mod slot;
 pub mod source;
 pub mod state;
 pub mod stream;
+mod sync;
 pub mod task;
 pub mod task_manager;
 pub mod time;

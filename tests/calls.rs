@@ -546,3 +546,75 @@ fn a_panic_in_a_call_on_the_calling_thread_fails_the_job_and_not_its_caller() {
     assert_eq!(again, Some(Ok(2)));
     assert!(handle.status().reason.is_some_and(|reason| reason.contains("13 brings bad luck")));
 }
+
+#[test]
+fn calls_on_the_calling_thread_are_among_the_latencies() {
+    let mut engine = Engine::builder().memory(128 << 20).start_local().unwrap();
+    let job = Job::new("local-latency");
+    let calls = counting(&job);
+    let handle = engine.submit(job, JobOptions::default()).unwrap();
+    (0..100).for_each(|key| assert_eq!(engine.call(&calls, key), Ok(1)));
+    // Figures come one request after the one that asks for them.
+    while handle.sink_latency("calls").count < 100 {
+        engine.step();
+    }
+    let latency = handle.sink_latency("calls");
+    assert_eq!(latency.count, 100);
+    assert!(0 < latency.p50_ns && latency.p50_ns <= latency.max_ns, "{latency:?}");
+}
+
+/// Answers at once and speaks again at the end of time.
+#[derive(Clone)]
+struct SpeaksAtTheEnd;
+
+impl KeyedCall<u64, u64> for SpeaksAtTheEnd {
+    type Reply = ();
+    type Out = u64;
+    type State = ();
+
+    fn open(&self, _: &mut StateRegistry<'_>) -> Result<(), StateError> {
+        Ok(())
+    }
+
+    fn on_call(
+        &self,
+        (): &mut (),
+        cx: &mut KeyedContext<'_, u64>,
+        _: &u64,
+        _: &mut impl Emit<u64, NoSide>,
+    ) -> Result<(), StateError> {
+        cx.set_timer(EventTimeMs(1_000_000))
+    }
+
+    fn on_timer(
+        &self,
+        (): &mut (),
+        cx: &mut KeyedContext<'_, u64>,
+        out: &mut impl Emit<u64, NoSide>,
+    ) -> Result<(), StateError> {
+        out.emit(cx.key());
+        Ok(())
+    }
+}
+
+#[test]
+fn a_drained_job_fires_every_timer_of_its_calls_although_their_results_do_not_fit_into_its_outputs() {
+    const KEYS: u64 = 20_000;
+    let scratch = Scratch::new("drained");
+    let mut engine = Engine::builder().memory(128 << 20).start_local().unwrap();
+    let job = Job::new("drained");
+    let results = Collect::exactly_once();
+    let (calls, stream) = job
+        .calls("calls", |key: &u64| *key)
+        .event_time(|_: &u64| EventTimeMs(1), Watermarks::monotonous())
+        .answer_and_emit("speaks", SpeaksAtTheEnd);
+    stream.rebalance("spread").sink("results", results.clone());
+    let handle = engine.submit(job, scratch.every(Duration::from_secs(3_600))).unwrap();
+    (0..KEYS).for_each(|key| engine.call(&calls, key).unwrap());
+    let savepoint = handle.stop_with_savepoint(scratch.0.join("savepoint"), true);
+    engine.wait(&handle).unwrap();
+    savepoint.wait().unwrap();
+    let mut spoken = results.take();
+    spoken.sort_unstable();
+    assert!(spoken.iter().copied().eq(0..KEYS), "{} of {KEYS} spoke", spoken.len());
+}

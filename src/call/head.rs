@@ -104,7 +104,7 @@ enum Phase {
 
 /// Calls from the slot's own thread.
 pub(crate) trait DirectCalls<E, R> {
-    /// Answers a call at once.
+    /// Answers a call at once; `cx.origin_ns` says when it was made.
     fn call_here(&self, event: E, cx: &mut ChainContext<'_>) -> Result<Result<R, CallError>, TryCallError<E>>;
 }
 
@@ -373,10 +373,15 @@ where
         }
     }
 
-    fn drain(&mut self, cx: &mut ChainContext<'_>) {
+    /// Fires the timers that are left, as far as the outputs take what they emit: the barrier waits for the last one.
+    fn drain(&mut self, cx: &mut ChainContext<'_>) -> Flow {
         self.watermark_under_way = Some(Watermark::MAX);
-        // The barrier follows at once, so all timers fire now, as far as the outputs take what they emit.
-        while self.go_on_with_watermark(cx) == Flow::More && !self.process.must_pause(cx) {}
+        while self.go_on_with_watermark(cx) == Flow::More {
+            if self.process.must_pause(cx) {
+                return Flow::More;
+            }
+        }
+        Flow::Done
     }
 
     fn call_here(
@@ -395,10 +400,13 @@ where
         if self.watermark_under_way.is_some() || self.process.outputs_are_blocked() {
             return Err(TryCallError::QueueFull { event, capacity: 0 });
         }
-        let now_ns = cx.now_ns;
-        let answered = catch_unwind(AssertUnwindSafe(|| self.answer(cx, event, now_ns)));
+        let origin_ns = cx.origin_ns;
+        let answered = catch_unwind(AssertUnwindSafe(|| self.answer(cx, event, origin_ns)));
         let failure = match answered {
-            Ok(Some(reply)) if cx.failure.is_none() => return Ok(Ok(reply)),
+            Ok(Some(reply)) if cx.failure.is_none() => {
+                self.latency.record(self.clock.monotonic_ns().saturating_sub(origin_ns));
+                return Ok(Ok(reply));
+            }
             Ok(_) => cx.failure.take().map_or_else(String::new, |failure| failure.reason),
             Err(panic) => format!("it panicked in a call from the slot's own thread: {}", panic_message(&*panic)),
         };
@@ -464,8 +472,8 @@ where
         self.0.borrow_mut().read(cx)
     }
 
-    fn drain(&mut self, cx: &mut ChainContext<'_>) {
-        self.0.borrow_mut().drain(cx);
+    fn drain(&mut self, cx: &mut ChainContext<'_>) -> Flow {
+        self.0.borrow_mut().drain(cx)
     }
 
     fn set_stopped(&mut self, stopped: bool) {

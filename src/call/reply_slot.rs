@@ -14,8 +14,9 @@
 //! taken only around sleeping. (A cell without a lock would need unsafe code, and would save some ten nanoseconds.)
 
 use super::error::{CallError, Effect};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::Waker;
 
 const TAKEN: u32 = 1;

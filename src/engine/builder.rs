@@ -169,6 +169,9 @@ impl EngineBuilder {
         if count == 0 {
             return Err(EngineError::NoSlots);
         }
+        if let Some(shortage) = cpus.shortage(count) {
+            tracing::warn!("{shortage}");
+        }
         let pins = if self.pin { cpus.for_slots(count) } else { vec![None; count] };
         let idle = self.idle_policy(count, cpus.usable());
         let control_bell = Arc::new(Doorbell::new().map_err(EngineError::Doorbell)?);

@@ -71,19 +71,21 @@ impl LocalEngine {
     }
 
     /// Answers a call on this thread, without a queue, as soon as there is a reply: what it did is in the job's state, but not yet in a
-    /// checkpoint. Waits while the job starts or restarts. Its latency is not recorded: measuring takes half as long as a call.
+    /// checkpoint. Waits while the job starts or restarts. Its latency, counted from here, is among those of the calls.
     pub fn call<E, R>(&mut self, calls: &CallHandle<E, R>, event: E) -> Result<R, CallError>
     where
         E: 'static,
         R: 'static,
     {
         let mut event = event;
+        let mut now = self.turns.now();
+        let (origin_ns, _) = now;
         loop {
-            let (now_ns, _) = self.turns.now();
-            if now_ns.saturating_sub(self.turned_ns) >= TURN_EVERY_NS {
+            if now.0.saturating_sub(self.turned_ns) >= TURN_EVERY_NS {
                 self.step();
+                now = self.turns.now();
             }
-            event = match self.call_here(calls, event) {
+            event = match self.call_here(calls, event, now, origin_ns) {
                 Ok(result) => return result,
                 Err(refusal) => refusal.into_event(),
             };
@@ -91,6 +93,7 @@ impl LocalEngine {
                 return Err(CallError::JobEnded { effect: Effect::None });
             }
             self.step_or_sleep(SLEEP_NS_MAX);
+            now = self.turns.now();
         }
     }
 
@@ -154,8 +157,15 @@ impl LocalEngine {
         job.wait()
     }
 
+    /// `now` is the monotonic clock's nanoseconds and the wall clock's milliseconds: read by the caller, who needs them as well.
     #[inline]
-    fn call_here<E, R>(&mut self, calls: &CallHandle<E, R>, event: E) -> Result<Result<R, CallError>, TryCallError<E>>
+    fn call_here<E, R>(
+        &mut self,
+        calls: &CallHandle<E, R>,
+        event: E,
+        (now_ns, wall_ms): (u64, i64),
+        origin_ns: u64,
+    ) -> Result<Result<R, CallError>, TryCallError<E>>
     where
         E: 'static,
         R: 'static,
@@ -164,9 +174,8 @@ impl LocalEngine {
             return Err(TryCallError::NotRunning { event });
         };
         let Some(head) = head.upgrade() else { return Err(TryCallError::NotRunning { event }) };
-        let (now_ns, wall_ms) = self.turns.now();
         let mut failure = None;
-        let mut cx = ChainContext { now_ns, wall_ms, origin_ns: now_ns, io: &mut self.io, failure: &mut failure };
+        let mut cx = ChainContext { now_ns, wall_ms, origin_ns, io: &mut self.io, failure: &mut failure };
         head.call_here(event, &mut cx)
     }
 

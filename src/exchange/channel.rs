@@ -16,9 +16,9 @@ use super::segment::SegmentReader;
 use super::sender::Sender;
 use crate::memory::{Arena, MemoryError};
 use crate::slot::Doorbell;
+use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crossbeam_queue::ArrayQueue;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 
 /// How many sent segments may wait for the consumer when nothing else is said: 128 KiB, well under 1 ms of work.
 pub const SEGMENTS_IN_FLIGHT_DEFAULT: usize = 4;

@@ -6,8 +6,8 @@ use super::channel::{ChannelCounters, Shared};
 use super::frame::{Delivery, FrameHeader};
 use super::record_shape::RecordShape;
 use super::segment::{Refreshed, SegmentReader};
+use crate::sync::atomic::{Ordering, fence};
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 
 /// The consumer's end. Belongs to one task.
 pub struct Receiver {

@@ -17,9 +17,9 @@
 #![allow(unsafe_code, reason = "one thread writes bytes of a block while another reads other bytes of it")]
 
 use crate::memory::{Block, BlockSize};
+use crate::sync::atomic::{AtomicU32, Ordering};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The size of every segment. 32 KiB is Flink's default; two of them and the tables of a task fit in a 1 MiB L2 cache, and
 /// handing one over costs less than 0.1 ns per byte.
@@ -175,7 +175,7 @@ impl SegmentReader {
         match Arc::get_mut(&mut self.shared) {
             // The only reference to the shared part: no other half exists, and no slice of this one (`self` is owned).
             Some(shared) => {
-                *shared.published.get_mut() = 0;
+                shared.published = AtomicU32::new(0);
                 Ok(halves(self.shared))
             }
             None => Err(self),

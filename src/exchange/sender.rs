@@ -16,9 +16,9 @@ use super::segment::{SEGMENT_LEN_BYTES, SegmentReader, SegmentWriter, pair};
 use crate::memory::{Arena, BlockSize};
 use crate::record::Stamp;
 use crate::slot::Progress;
+use crate::sync::atomic::{Ordering, fence};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 
 /// The longest that a record waits for company while the consumer is busy with earlier ones.
 const FLUSH_AFTER_NS: u64 = 50_000;

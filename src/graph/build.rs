@@ -50,8 +50,9 @@ pub trait SourceRoot: ChainRoot {
     /// Reads a bounded number of records and passes them down the chain with their watermarks.
     fn read(&mut self, cx: &mut ChainContext<'_>) -> SourceStep;
 
-    /// Passes on the last watermark although the splits have not ended; nothing is read after it.
-    fn drain(&mut self, cx: &mut ChainContext<'_>);
+    /// Passes on the last watermark although the splits have not ended; nothing is read after it. `More` asks to be called again once the
+    /// outputs have room: the barrier waits for it.
+    fn drain(&mut self, cx: &mut ChainContext<'_>) -> Flow;
 
     /// The barrier of a checkpoint with which the job is to end has passed, and nothing may be taken behind it (`true`); or that checkpoint
     /// was given up (`false`). `read` is not called in between.

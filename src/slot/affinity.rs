@@ -55,6 +55,23 @@ impl AllowedCpus {
     }
 }
 
+impl AllowedCpus {
+    /// What is to be said about so many slots on these CPUs, if they outnumber them: they take turns, and none of them spins.
+    pub fn shortage(&self, slots: usize) -> Option<String> {
+        if slots <= self.usable() {
+            return None;
+        }
+        let allowed = self.cpus.len();
+        let why = match self.quota_cpus {
+            Some(quota) if self.usable() < allowed => {
+                format!("the cgroup grants {quota} of {allowed} CPUs: raise its cpu.max")
+            }
+            _ => format!("the process may use {allowed} CPUs: allow it more"),
+        };
+        Some(format!("{slots} slots take turns, unpinned and without spinning, because {why}, or use fewer slots"))
+    }
+}
+
 /// Pins the calling thread to `cpu`; where the kernel refuses, logs a warning and leaves it unpinned. Says whether it is pinned.
 pub fn pin_current_thread(who: &str, cpu: usize) -> bool {
     let mut only = CpuSet::new();
@@ -142,6 +159,26 @@ mod tests {
         let allowed = AllowedCpus::new((0..16).collect(), Some(1.5));
         assert_eq!(allowed.usable(), 2);
         assert_eq!(allowed.for_slots(2), [None, None]);
+    }
+
+    #[test]
+    fn slots_beyond_the_quota_or_the_mask_are_warned_of_with_figures() {
+        let under_quota = AllowedCpus::new((0..16).collect(), Some(1.5));
+        assert_eq!(under_quota.shortage(2), None);
+        assert_eq!(
+            under_quota.shortage(3).unwrap(),
+            "3 slots take turns, unpinned and without spinning, because the cgroup grants 1.5 of 16 CPUs: raise its cpu.max, or use fewer slots"
+        );
+        let masked = AllowedCpus::new(vec![4], None);
+        assert!(masked.shortage(2).unwrap().contains("the process may use 1 CPUs"));
+        assert_eq!(masked.shortage(1), None);
+    }
+
+    #[test]
+    fn slots_beyond_the_quota_do_not_spin() {
+        let allowed = AllowedCpus::new((0..16).collect(), Some(1.5));
+        let budget_ns = |slots| crate::slot::IdlePolicy::for_slots(slots, allowed.usable()).spin_budget_ns();
+        assert!(budget_ns(2) > 0 && budget_ns(3) == 0);
     }
 
     #[test]

@@ -4,9 +4,9 @@
 //! eventfd. A producer publishes first and rings afterwards. Both sides pass a sequentially consistent fence in between, so at
 //! least one of them sees the other: no wake-up is lost.
 
+use crate::sync::atomic::{AtomicBool, Ordering, fence};
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 /// Wakes one sleeping thread. Shared by everybody who may have something for it.
 #[derive(Debug)]

@@ -3,11 +3,12 @@
 //! Protocol, as of a doorbell: who waits leaves its waker, then looks once more; who makes something happen does so, then looks whether
 //! anyone waits. Both pass a sequentially consistent fence in between, so at least one of them sees the other.
 
+use crate::sync::atomic::{AtomicBool, Ordering, fence};
+use crate::sync::thread::{self, Thread};
+use crate::sync::{Mutex, PoisonError, thread_local};
 use crate::time::{Clock, MachineClock};
-use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Wake, Waker};
-use std::thread::Thread;
 use std::time::Duration;
 
 /// Wakers of those who wait; as many as there are.
@@ -69,7 +70,7 @@ impl Wake for Unpark {
 
 thread_local! {
     /// Made once per thread: waiting allocates nothing.
-    static UNPARK_SELF: Waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    static UNPARK_SELF: Waker = Waker::from(Arc::new(Unpark(thread::current())));
 }
 
 impl HostWait {
@@ -91,13 +92,13 @@ impl HostWait {
                     return Some(value);
                 }
                 match self.deadline_ns {
-                    None => std::thread::park(),
+                    None => thread::park(),
                     Some(deadline_ns) => {
                         let left_ns = deadline_ns.saturating_sub(MachineClock.monotonic_ns());
                         if left_ns == 0 {
                             return None;
                         }
-                        std::thread::park_timeout(Duration::from_nanos(left_ns));
+                        thread::park_timeout(Duration::from_nanos(left_ns));
                     }
                 }
             }
@@ -108,6 +109,35 @@ impl HostWait {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Two threads wake each other in turn. 10^5 wake-ups; `MILLSTREAM_WAKE_UPS` asks for more.
+    #[test]
+    fn two_threads_that_wait_for_each_other_lose_no_wake_up() {
+        use crate::sync::atomic::AtomicU64;
+        let wake_ups: u64 = std::env::var("MILLSTREAM_WAKE_UPS").ok().and_then(|n| n.parse().ok()).unwrap_or(100_000);
+        let (waiters, turn) = (Arc::new([HostWaiters::default(), HostWaiters::default()]), Arc::new(AtomicU64::new(0)));
+        let player = move |mine: usize, waiters: Arc<[HostWaiters; 2]>, turn: Arc<AtomicU64>| {
+            for n in (mine as u64..wake_ups).step_by(2) {
+                let came = HostWait::new(Some(Duration::from_secs(10))).block_on(|waker| {
+                    let is_mine = || (turn.load(Ordering::Relaxed) == n).then_some(());
+                    is_mine().or_else(|| {
+                        waiters[mine].wait_with(waker);
+                        is_mine()
+                    })
+                });
+                assert!(came.is_some(), "the wake-up {n} was lost");
+                turn.store(n + 1, Ordering::Relaxed);
+                waiters[1 - mine].wake();
+            }
+        };
+        let other = {
+            let (waiters, turn) = (waiters.clone(), turn.clone());
+            crate::slot::spawn_slot("other", None, move || player(1, waiters, turn)).unwrap()
+        };
+        player(0, waiters, turn.clone());
+        other.join().unwrap();
+        assert_eq!(turn.load(Ordering::Relaxed), wake_ups);
+    }
 
     #[test]
     fn a_sleeper_is_woken_and_one_that_nobody_wakes_gives_up_in_time() {

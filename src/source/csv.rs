@@ -3,7 +3,9 @@
 //! Fields are matched by the names in the header, or by their order with `without_header`. The metric files of the monitor have a faster way:
 //! `metric_file`. Whether a field may hold "NaN" is for the record type to say: a string field may.
 
+use super::csv_plain::PlainLine;
 use super::file_source::{FileSource, LineFormat, LineParser};
+use super::not_plain::Attempts;
 use super::parse_error::{ParseError, shown};
 use csv::ByteRecord;
 use serde::de::DeserializeOwned;
@@ -67,7 +69,10 @@ impl<T: DeserializeOwned + 'static> LineFormat for CsvFormat<T> {
             reader: csv_reader(self.delimiter),
             fields: ByteRecord::new(),
             header: None,
+            names: None,
             record: None,
+            plain: PlainLine::default(),
+            attempts: Attempts::default(),
         }
     }
 }
@@ -78,7 +83,11 @@ pub struct CsvLines<T> {
     reader: csv::Reader<OneLine>,
     fields: ByteRecord,
     header: Option<ByteRecord>,
+    /// The same names, as the one pass takes them.
+    names: Option<Vec<Vec<u8>>>,
     record: Option<T>,
+    plain: PlainLine,
+    attempts: Attempts,
 }
 
 /// Feeds the CSV reader one line at a time, and remembers whether it wanted more.
@@ -100,7 +109,14 @@ impl std::io::Read for OneLine {
 }
 
 fn csv_reader(delimiter: u8) -> csv::Reader<OneLine> {
-    csv::ReaderBuilder::new().delimiter(delimiter).has_headers(false).flexible(true).from_reader(OneLine::default())
+    // Not its default, to which a lone carriage return ends a record too: the rest of the line would stand before the next one.
+    let terminator = csv::Terminator::Any(b'\n');
+    csv::ReaderBuilder::new()
+        .delimiter(delimiter)
+        .terminator(terminator)
+        .has_headers(false)
+        .flexible(true)
+        .from_reader(OneLine::default())
 }
 
 impl<T: DeserializeOwned + 'static> LineParser for CsvLines<T> {
@@ -119,6 +135,7 @@ impl<T: DeserializeOwned + 'static> LineParser for CsvLines<T> {
         {
             return wrong(format!("the header is {}, expected \"{}\"", shown(text), expected.join(",")));
         }
+        self.names = Some(self.fields.iter().map(<[u8]>::to_vec).collect());
         self.header = Some(self.fields.clone());
         Ok(())
     }
@@ -138,6 +155,18 @@ impl<T: DeserializeOwned + 'static> LineParser for CsvLines<T> {
             Ok(record) => Ok(Some(self.record.insert(record))),
             Err(error) => Err(self.refusal(text, &error)),
         }
+    }
+
+    #[inline]
+    fn parse_ahead(&mut self, block: &[u8]) -> Option<(&T, usize)> {
+        if !self.attempts.are_worth_it() || !self.plain.find(block, self.format.delimiter) {
+            return None;
+        }
+        if self.names.as_ref().is_some_and(|names| names.len() != self.plain.field_count()) {
+            return None;
+        }
+        let record = self.attempts.note(self.plain.read(block, self.names.as_deref()))?;
+        Some((self.record.insert(record), self.plain.len_bytes()))
     }
 }
 
@@ -246,6 +275,14 @@ mod tests {
         let cents: Vec<_> = read(&mut rig, source).unwrap().iter().map(|payment| payment.cents).collect();
         assert_eq!(cents, [2, 4]);
         assert_eq!(rig.dropped, ["open_quote", "bad_field", "wrong_column_count"]);
+    }
+
+    #[test]
+    fn a_carriage_return_within_a_line_is_a_part_of_its_field_and_spoils_no_other_line() {
+        let mut rig = Rig::new();
+        rig.io.put("p.csv", "card,cents,note\nx,1,a\rb\n\"y\",2,\r\nz,3,\n");
+        let records = read(&mut rig, CsvSource::<Payment>::open("p.csv")).unwrap();
+        assert_eq!(records, [payment("x", 1, Some("a\rb")), payment("y", 2, None), payment("z", 3, None)]);
     }
 
     #[test]

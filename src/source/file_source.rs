@@ -44,6 +44,13 @@ pub trait LineParser: 'static {
 
     /// Makes a record of a line; `None` when the line is blank.
     fn parse(&mut self, text: &[u8]) -> Result<Option<&Self::Record>, ParseError>;
+
+    /// Makes a record of the line that `block` begins with, in one pass: the record `parse` would make, and how long the line is with its end.
+    /// `None` when the line is not of the form that this reads, or does not end in the block: then it is cut out and goes through `parse`,
+    /// which knows what is the matter with it.
+    fn parse_ahead(&mut self, _block: &[u8]) -> Option<(&Self::Record, usize)> {
+        None
+    }
 }
 
 /// Files of one format, one split each. Cloning is cheap.
@@ -188,6 +195,17 @@ impl<P: LineParser> SplitReader for FileSplitReader<P> {
         }
         let now_ns = cx.now_ns;
         for _ in 0..records_max {
+            if let Some((record, len)) = self.lines.ahead().and_then(|block| self.parser.parse_ahead(block)) {
+                if self.bad.has_unwritten() {
+                    return match self.bad.poll(cx)? {
+                        true => Ok(ReadStatus::More),
+                        false => Ok(ReadStatus::Pending),
+                    };
+                }
+                self.lines.skip_line(len);
+                emit(cx, record, now_ns);
+                continue;
+            }
             let line = match self.lines.next(cx)? {
                 LineStep::Line(line) => line,
                 // What is put aside is written first: the position must not stay before it.

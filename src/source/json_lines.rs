@@ -1,6 +1,8 @@
 //! JSON Lines: one JSON value per line, read with serde. Blank lines are skipped.
 
 use super::file_source::{FileSource, LineFormat, LineParser};
+use super::json_plain;
+use super::not_plain::Attempts;
 use super::parse_error::ParseError;
 use serde::de::DeserializeOwned;
 use std::marker::PhantomData;
@@ -36,13 +38,14 @@ impl<T: DeserializeOwned + 'static> LineFormat for JsonLinesFormat<T> {
     type Parser = JsonLine<T>;
 
     fn parser(&self, _: &Path) -> JsonLine<T> {
-        JsonLine { record: None }
+        JsonLine { record: None, attempts: Attempts::default() }
     }
 }
 
 /// Reads one line at a time.
 pub struct JsonLine<T> {
     record: Option<T>,
+    attempts: Attempts,
 }
 
 impl<T: DeserializeOwned + 'static> LineParser for JsonLine<T> {
@@ -64,6 +67,15 @@ impl<T: DeserializeOwned + 'static> LineParser for JsonLine<T> {
             Ok(record) => Ok(Some(self.record.insert(record))),
             Err(error) => Err(refusal(&error)),
         }
+    }
+
+    #[inline]
+    fn parse_ahead(&mut self, block: &[u8]) -> Option<(&T, usize)> {
+        if !self.attempts.are_worth_it() {
+            return None;
+        }
+        let (record, len) = self.attempts.note(json_plain::read(block))?;
+        Some((self.record.insert(record), len))
     }
 }
 

@@ -4,9 +4,10 @@
 
 use super::file_source::{FileSource, LineFormat, LineParser};
 use super::parse_error::{ParseError, shown};
+use super::plain_text::leading_number;
 use super::reader::SourceError;
 use super::reading::Reading;
-use super::timestamp::parse_timestamp_ms;
+use super::timestamp::{LeadingTimes, parse_timestamp_ms};
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -56,7 +57,7 @@ impl LineFormat for MetricFile {
 
     fn parser(&self, file: &Path) -> MetricLines {
         let reading = Reading { series: series_of(file), ..Reading::default() };
-        MetricLines { reading, times_ms: self.times_ms.clone() }
+        MetricLines { reading, times_ms: self.times_ms.clone(), times: LeadingTimes::default() }
     }
 }
 
@@ -64,6 +65,7 @@ impl LineFormat for MetricFile {
 pub struct MetricLines {
     reading: Reading,
     times_ms: Option<RangeInclusive<i64>>,
+    times: LeadingTimes,
 }
 
 impl LineParser for MetricLines {
@@ -111,6 +113,24 @@ impl LineParser for MetricLines {
         self.reading.sample.at = at;
         self.reading.sample.value = number;
         Ok(Some(&self.reading))
+    }
+
+    #[inline]
+    fn parse_ahead(&mut self, block: &[u8]) -> Option<(&Reading, usize)> {
+        let at = self.times.leading_ms(block)?;
+        if self.times_ms.as_ref().is_some_and(|times| !times.contains(&at)) {
+            return None;
+        }
+        let value = block[LeadingTimes::LEN_BYTES..].strip_prefix(b",")?;
+        let (number, len) = leading_number(value)?;
+        let end_len = match value[len..] {
+            [b'\n', ..] => 1,
+            [b'\r', b'\n', ..] => 2,
+            _ => return None,
+        };
+        self.reading.sample.at = at;
+        self.reading.sample.value = number;
+        Some((&self.reading, LeadingTimes::LEN_BYTES + 1 + len + end_len))
     }
 }
 

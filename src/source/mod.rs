@@ -8,6 +8,8 @@ mod bad_records;
 #[cfg(feature = "formats")]
 mod csv;
 #[cfg(feature = "formats")]
+mod csv_plain;
+#[cfg(feature = "formats")]
 mod file_reader;
 #[cfg(feature = "formats")]
 mod file_source;
@@ -15,10 +17,18 @@ mod generator;
 mod handle;
 #[cfg(feature = "formats")]
 mod json_lines;
+#[cfg(feature = "formats")]
+mod json_plain;
 mod memory;
 #[cfg(feature = "formats")]
 mod metric_file;
+#[cfg(feature = "formats")]
+mod not_plain;
+#[cfg(all(test, feature = "formats"))]
+mod one_pass;
 mod parse_error;
+#[cfg(feature = "formats")]
+mod plain_text;
 mod proc;
 mod proc_text;
 mod reader;

@@ -20,6 +20,8 @@ pub(super) struct SourceInput {
     pub(super) ended: bool,
     /// The checkpoint the job is to end with: the source is not read behind its barrier.
     pub(super) stopped: Option<CheckpointId>,
+    /// The checkpoint whose barrier waits until the last watermark is through.
+    pub(super) draining: Option<CheckpointId>,
 }
 
 /// Channels, and one or more chains that each get everything that arrives on them.

@@ -305,10 +305,11 @@ where
         }
     }
 
-    fn drain(&mut self, cx: &mut ChainContext<'_>) {
+    fn drain(&mut self, cx: &mut ChainContext<'_>) -> Flow {
         if !self.ended {
             self.pass(cx, Signal::Watermark(Watermark::MAX));
         }
+        Flow::Done
     }
 
     fn wake_at_ns(&self) -> Option<u64> {

@@ -10,7 +10,7 @@ use super::snapshotting::Snapshotting;
 use crate::checkpoint::{CheckpointId, RestoredCheckpoint};
 use crate::exchange::InputGate;
 use crate::graph::{BuildContext, BuildError, BuiltChain, ChainFactory, SourceStep};
-use crate::operator::{ChainContext, OperatorFailure, Restored, Signal, SnapshotBuilder};
+use crate::operator::{ChainContext, Flow, OperatorFailure, Restored, Signal, SnapshotBuilder};
 use crate::slot::{Progress, SlotTask, StepContext};
 use crate::state::{KeyGroupRange, StateBackend};
 use crate::time::EventTimeMs;
@@ -207,12 +207,13 @@ impl Task {
                 TaskCommand::Trigger { id, images, stop, drain } => {
                     self.images = (id, images);
                     if let TaskInput::Source(source) = &mut self.input {
-                        if drain {
-                            source.root.drain(cx);
-                        }
                         source.stopped = stop.then_some(id);
                         source.root.set_stopped(stop);
-                        self.begin_snapshot(id, cx);
+                        if drain && source.root.drain(cx) == Flow::More {
+                            source.draining = Some(id);
+                        } else {
+                            self.begin_snapshot(id, cx);
+                        }
                     }
                 }
                 TaskCommand::Complete { id, last } => {
@@ -223,7 +224,7 @@ impl Task {
                     if let TaskInput::Source(source) = &mut self.input
                         && source.stopped == Some(id)
                     {
-                        source.stopped = None;
+                        (source.stopped, source.draining) = (None, None);
                         source.root.set_stopped(false);
                     }
                 }
@@ -292,6 +293,13 @@ impl Task {
 }
 
 fn read(source: &mut SourceInput, cx: &mut ChainContext<'_>) -> Taken {
+    if let Some(id) = source.draining {
+        if source.root.drain(cx) == Flow::More {
+            return Taken::Something;
+        }
+        source.draining = None;
+        return Taken::Barrier(id);
+    }
     if source.stopped.is_some() || source.ended {
         return Taken::Nothing;
     }
@@ -316,7 +324,7 @@ impl TaskInput {
             }
         }
         match (source, gate) {
-            (Some(root), None) => Self::Source(SourceInput { root, ended: false, stopped: None }),
+            (Some(root), None) => Self::Source(SourceInput { root, ended: false, stopped: None, draining: None }),
             (None, Some(gate)) => Self::Edges(EdgeInput::new(gate, restored, edges, now_ns)),
             _ => {
                 unreachable!("a vertex is either one source chain or chains behind edges: `stream` builds nothing else")
