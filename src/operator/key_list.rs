@@ -19,6 +19,12 @@ impl KeyList {
         bytemuck::cast_slice_mut(&mut self.words[first + 1..])[..key.len()].copy_from_slice(key);
     }
 
+    /// Takes all keys out; the memory stays for others.
+    pub fn clear(&mut self) {
+        self.words.clear();
+        self.sorted.clear();
+    }
+
     /// How many bytes the keys take.
     pub fn len_bytes(&self) -> usize {
         self.words.len() * 8

@@ -231,6 +231,7 @@ where
                 return Ok(Some(firing));
             }
             self.ends.remove(firing.at, firing.group);
+            self.ends.keep(firing.keys);
             self.slices.release_empty(firing.group);
         }
         let Some((at, group)) = self.ends.next_due(watermark) else { return Ok(None) };

@@ -20,6 +20,9 @@ const LIST_BYTES_MAX: usize = 16 << 10;
 /// All lists together take at most this share of the budget, taken from it so many bytes at a time.
 const BUDGET_SHARE: usize = 32;
 const RESERVED_AT_ONCE_BYTES: usize = 64 << 10;
+/// How many emptied lists are kept for later, each of so many bytes at most.
+const SPARE_MAX: usize = 512;
+const SPARE_BYTES_MAX: usize = 1 << 10;
 
 /// The ends of the windows that hold something.
 pub(super) struct WindowEnds<K: ?Sized> {
@@ -29,6 +32,8 @@ pub(super) struct WindowEnds<K: ?Sized> {
     /// What the lists take, and what was taken from the budget for them.
     listed_bytes: usize,
     reserved: Vec<Reservation>,
+    /// Lists that are empty again.
+    spare: Vec<KeyList>,
 }
 
 /// A window end in one key group.
@@ -43,7 +48,7 @@ struct Pending {
 impl<K: Key + ?Sized> WindowEnds<K> {
     /// None yet; lists count against `budget`.
     pub fn new(timers: Timers<K>, budget: MemoryBudget) -> Self {
-        Self { timers, pending: BTreeMap::new(), budget, listed_bytes: 0, reserved: Vec::new() }
+        Self { timers, pending: BTreeMap::new(), budget, listed_bytes: 0, reserved: Vec::new(), spare: Vec::new() }
     }
 
     /// A window of `key` ends with `at`, its last millisecond. `is_first`: this is said once for each of its slices, so that the list stays
@@ -51,10 +56,10 @@ impl<K: Key + ?Sized> WindowEnds<K> {
     pub fn add(&mut self, key: &Hashed<K>, at: EventTimeMs, is_first: bool) -> Result<(), StateError> {
         let Some(pending) = self.pending.get_mut(&(at, key.group)) else {
             self.timers.set(key, at)?;
-            let mut pending = Pending::default();
+            let mut pending = Pending { carriers: self.spare.pop().unwrap_or_default(), listed: None };
             pending.carriers.push(key.key.bytes());
             if is_first && self.may_list() {
-                pending.listed = Some(KeyList::default());
+                pending.listed = Some(self.spare.pop().unwrap_or_default());
                 list(&mut pending, &mut self.listed_bytes, key);
             }
             self.pending.insert((at, key.group), pending);
@@ -104,6 +109,15 @@ impl<K: Key + ?Sized> WindowEnds<K> {
         carriers.sort();
         for key in (0..).map_while(|nth| carriers.nth::<K>(nth)) {
             self.timers.delete(&Hashed::in_group(key, group), at);
+        }
+        self.keep(carriers);
+    }
+
+    /// Keeps the memory of a list that is not needed any more for the next one.
+    pub fn keep(&mut self, mut list: KeyList) {
+        if self.spare.len() < SPARE_MAX && list.len_bytes() <= SPARE_BYTES_MAX {
+            list.clear();
+            self.spare.push(list);
         }
     }
 
