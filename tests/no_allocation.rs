@@ -103,7 +103,7 @@ fn map_filter_and_flat_map_allocate_nothing() {
         job.source("readings", Generator::new(reading))
             .event_time(time, Watermarks::monotonous())
             .map(|reading: &Reading| Reading { value: reading.value * 2, ..*reading })
-            .filter(|reading: &Reading| reading.key % 3 != 0)
+            .filter(|reading: &Reading| !reading.key.is_multiple_of(3))
             .flat_map(|reading: &Reading| [*reading, *reading])
             .sink("seen", count::<Reading>(seen));
     };

@@ -8,7 +8,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};
 use millstream_models::event::wait_readable;
 use millstream_models::in_every_order;
-use millstream_models::slot::{Doorbell, IdleAction, IdlePolicy};
+use millstream_models::slot::{Doorbell, IdleAction, IdlePolicy, Slept};
 
 /// Sleeps until `published` holds `last`.
 fn sleep_until(bell: &Doorbell, published: &AtomicU32, last: u32) {
@@ -19,7 +19,7 @@ fn sleep_until(bell: &Doorbell, published: &AtomicU32, last: u32) {
         bell.announce();
         if !seen() {
             wait_readable(bell.fd());
-            idle.after_sleep(0);
+            idle.after_sleep(Slept { ns: 0, overslept_ns: None });
         }
         bell.withdraw();
     }
