@@ -9,6 +9,10 @@
 //! ```
 //! The free places of the first queue are the credit: there are no credit messages. A segment is sent at its first publication
 //! and stays readable while it fills. Spent segments go back as they are, so steady state neither allocates nor locks.
+//!
+//! Memory: none before the first record; then the segment that fills, the one being read and those sent, 6 x 32 KiB with the default, and
+//! for the length of one step of the sender what it wrote beyond the credit. An edge between N and N subtasks has N x N channels:
+//! at most 192 KiB on one slot, 768 KiB on 2, 12 MiB on 8, 768 MiB on 64, all of it of the job's budget.
 
 use super::receiver::Receiver;
 use super::record_shape::RecordShape;
