@@ -66,7 +66,7 @@ fn main() {
     if runs_part("restart") {
         restarts(&mut bench);
     }
-    let (budget_mib, seconds) = if bench.is_quick() { (32, 2) } else { (64, 10) };
+    let (budget_mib, seconds) = if bench.is_quick() { (16, 1) } else { (64, 10) };
     if runs_part("spill") {
         spill(&mut bench, budget_mib, Duration::from_secs(seconds));
     }
@@ -81,7 +81,7 @@ fn restarts(bench: &mut Bench) {
     let asked: Vec<u64> = std::env::args().filter_map(|arg| arg.strip_prefix("--state-mib=")?.parse().ok()).collect();
     let sizes: &[u64] = match (asked.is_empty(), bench.is_quick()) {
         (false, _) => &asked,
-        (true, true) => &[16, 64],
+        (true, true) => &[8, 16],
         (true, false) => &[64, 1024, 4096],
     };
     let mut first_results = Vec::new();
