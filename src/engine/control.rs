@@ -512,13 +512,10 @@ impl Control {
                 self.report_stall(&report);
             }
         }
-        let was_idle = self.look_every_ns == LOOK_AT_IDLE_EVERY_NS;
         self.look_every_ns = if is_idle { LOOK_AT_IDLE_EVERY_NS } else { LOOK_EVERY_NS };
         let memory_used_bytes = self.jobs.values().map(|job| job.arena.mapped_bytes() as u64).sum();
         self.task_manager.on_load(LoadReport { busy_permille: self.busy_permille.clone(), memory_used_bytes });
-        // There may be a thousand jobs, and one that runs has nothing new to show where the look before found the same.
-        let is_still = |job: &JobId| is_idle && was_idle && self.job_manager.job_state(*job) == Some(JobState::Running);
-        let ids: Vec<JobId> = self.jobs.keys().copied().filter(|job| !is_still(job)).collect();
+        let ids: Vec<JobId> = self.jobs.keys().copied().collect();
         ids.into_iter().for_each(|job| self.refresh(job));
     }
 

@@ -27,13 +27,7 @@ pub fn drive(slot: &mut Slot, io: &mut dyn Io, mut idle: IdlePolicy) {
                 IdleAction::Spin => std::hint::spin_loop(),
                 IdleAction::Park => {
                     let parked;
-                    (progress, parked) = loop {
-                        match turns.park(slot, io, SLEEP_NS_MAX, idle.early_ns()) {
-                            // Nobody had anything for it: the look before the next sleep is enough, nothing is to be spun for.
-                            (Progress::Idle, Parked::Slept(slept)) if slept.ns >= SLEEP_NS_MAX => {}
-                            ended => break ended,
-                        }
-                    };
+                    (progress, parked) = turns.park(slot, io, SLEEP_NS_MAX, idle.early_ns());
                     match parked {
                         Parked::Slept(slept) => idle.after_sleep(slept),
                         Parked::NearlyDue { now_ns } | Parked::FoundWork { now_ns } => {
