@@ -15,7 +15,7 @@ use super::aggregate::Aggregate;
 use super::key_list::KeyList;
 use super::keyed::{KeyedRecord, KeyedStage};
 use super::output::SideGate;
-use super::window_ends::WindowEnds;
+use super::window_ends::{Listed, Relisting, WindowEnds};
 use super::{ChainContext, Flow, Signal, Stage};
 use crate::exchange::RecordFrame;
 use crate::graph::{BuildContext, BuildError};
@@ -236,20 +236,39 @@ where
         }
         let Some((at, group)) = self.ends.next_due(watermark) else { return Ok(None) };
         let mut keys = match self.ends.take_list(at, group) {
-            Some(keys) => keys,
-            None => self.keys_with_slices(at, group)?,
+            Listed::Keys(keys) => keys,
+            Listed::GivenUp => self.keys_with_slices(at, group, None)?,
+            Listed::Unknown => {
+                let mut later = self.ends.relist(group);
+                let keys = self.keys_with_slices(at, group, Some(&mut later))?;
+                self.ends.relisted(later);
+                keys
+            }
         };
         keys.sort();
         Ok(Some(Firing { at, group, keys, next: 0 }))
     }
 
-    /// The keys of a group that have slices in the windows that end with `at`.
-    fn keys_with_slices(&mut self, at: EventTimeMs, group: KeyGroup) -> Result<KeyList, StateError> {
-        let window = self.windows.window_ending(at.0 + 1);
+    /// The keys of a group that have slices in the windows that end with `at`; those in windows that end later are listed in `later`.
+    fn keys_with_slices(
+        &mut self,
+        at: EventTimeMs,
+        group: KeyGroup,
+        mut later: Option<&mut Relisting>,
+    ) -> Result<KeyList, StateError> {
+        let Self { windows, slices, ends, .. } = self;
+        let window = windows.window_ending(at.0 + 1);
         let mut keys = KeyList::default();
-        self.slices.for_each_key(group, |key, slice: SliceKey| {
-            if slice.missed == 0 && window.start <= slice.start && slice.start < window.end {
-                keys.push(key);
+        let mut behind = windows.slice_at(window.end);
+        slices.for_each_key(group, |key, SliceKey { start, missed }| match &mut later {
+            _ if missed > 0 || start < window.start => {}
+            _ if start < window.end => keys.push(key),
+            None => {}
+            Some(later) => {
+                if behind.start != start {
+                    behind = windows.slice_at(start);
+                }
+                ends.list_later(later, &behind, key);
             }
         })?;
         Ok(keys)

@@ -2,8 +2,9 @@
 //!
 //! A window end is remembered per key group, not per key: one timer in the state, for the first key that is in such a window. Which other keys
 //! are is known from the slices they have. While they are few they are listed as well, in memory only: where many windows are open at once it
-//! is cheaper to look up a few keys than to look at all slices of the key group. A list that becomes long is given up, as are all that
-//! would begin when lists take their share of the memory already, and after a restore there are none.
+//! is cheaper to look up a few keys than to look at all slices of the key group. A list that becomes long is given up. After a restore
+//! there are no lists, nor where they take their share of the memory already: one look at all slices of a key group (`Relisting`) then
+//! lists the keys of as many of its windows as there is memory for.
 //!
 //! Here: what is due, in the order of time, then of key groups. Not here: firing (`window_aggregate`).
 
@@ -12,6 +13,7 @@ use crate::memory::{MemoryBudget, Reservation};
 use crate::record::Key;
 use crate::state::{Hashed, KeyGroup, StateError, Timers};
 use crate::time::{EventTimeMs, Watermark};
+use crate::window::Slice;
 use std::collections::BTreeMap;
 
 const WHO: &str = "lists of window keys";
@@ -32,6 +34,8 @@ pub(super) struct WindowEnds<K: ?Sized> {
     /// What the lists take, and what was taken from the budget for them.
     listed_bytes: usize,
     reserved: Vec<Reservation>,
+    /// Up to which end all slices of a key group were looked at: windows without a list had no keys there then.
+    known_through: BTreeMap<KeyGroup, EventTimeMs>,
     /// Lists that are empty again.
     spare: Vec<KeyList>,
 }
@@ -41,39 +45,78 @@ pub(super) struct WindowEnds<K: ?Sized> {
 struct Pending {
     /// The keys of its timers: one, or all keys in checkpoints of former versions.
     carriers: KeyList,
-    /// All keys, unless they must be found by their slices.
-    listed: Option<KeyList>,
+    keys: Listed,
+}
+
+/// The keys of a window end.
+#[derive(Debug, Default)]
+pub(super) enum Listed {
+    /// Never looked for, unless `known_through` says that there were none.
+    #[default]
+    Unknown,
+    /// All of them, some more than once.
+    Keys(KeyList),
+    /// To be found by their slices when the window fires.
+    GivenUp,
+}
+
+/// Lists of the keys in windows that end later, from a look at all slices of a key group.
+pub(super) struct Relisting {
+    group: KeyGroup,
+    /// Windows that end behind this are left for another look.
+    through: EventTimeMs,
+    found: BTreeMap<EventTimeMs, Listed>,
 }
 
 impl<K: Key + ?Sized> WindowEnds<K> {
     /// None yet; lists count against `budget`.
     pub fn new(timers: Timers<K>, budget: MemoryBudget) -> Self {
-        Self { timers, pending: BTreeMap::new(), budget, listed_bytes: 0, reserved: Vec::new(), spare: Vec::new() }
+        Self {
+            timers,
+            pending: BTreeMap::new(),
+            budget,
+            listed_bytes: 0,
+            reserved: Vec::new(),
+            known_through: BTreeMap::new(),
+            spare: Vec::new(),
+        }
     }
 
     /// A window of `key` ends with `at`, its last millisecond. `is_first`: this is said once for each of its slices, so that the list stays
     /// complete; otherwise it may be said for every record, and keys are found by their slices.
     pub fn add(&mut self, key: &Hashed<K>, at: EventTimeMs, is_first: bool) -> Result<(), StateError> {
+        let is_known = self.is_known(at, key.group);
         let Some(pending) = self.pending.get_mut(&(at, key.group)) else {
-            self.timers.set(key, at)?;
-            let mut pending = Pending { carriers: self.spare.pop().unwrap_or_default(), listed: None };
-            pending.carriers.push(key.key.bytes());
-            if is_first && self.may_list() {
-                pending.listed = Some(self.spare.pop().unwrap_or_default());
-                list(&mut pending, &mut self.listed_bytes, key);
-            }
-            self.pending.insert((at, key.group), pending);
-            return Ok(());
+            return self.begin(key, at, is_first);
         };
-        match &pending.listed {
-            None => {}
-            Some(keys) if is_first && keys.len_bytes() < LIST_BYTES_MAX => list(pending, &mut self.listed_bytes, key),
-            Some(keys) => {
-                self.listed_bytes -= keys.len_bytes();
-                pending.listed = None;
-            }
+        if is_known && matches!(pending.keys, Listed::Unknown) {
+            pending.keys = Listed::Keys(self.spare.pop().unwrap_or_default());
+        }
+        match &pending.keys {
+            Listed::Keys(_) if is_first => pending.keys.push(key.key.bytes(), &mut self.listed_bytes),
+            Listed::Keys(_) => pending.keys.give_up(&mut self.listed_bytes),
+            Listed::Unknown | Listed::GivenUp => {}
         }
         Ok(())
+    }
+
+    fn begin(&mut self, key: &Hashed<K>, at: EventTimeMs, is_first: bool) -> Result<(), StateError> {
+        self.timers.set(key, at)?;
+        let mut carriers = self.spare.pop().unwrap_or_default();
+        carriers.push(key.key.bytes());
+        let mut keys = if is_first { Listed::Unknown } else { Listed::GivenUp };
+        if is_first && self.may_list() {
+            keys = Listed::Keys(self.spare.pop().unwrap_or_default());
+            keys.push(key.key.bytes(), &mut self.listed_bytes);
+        } else if is_first && self.is_known(at, key.group) {
+            self.known_through.insert(key.group, EventTimeMs(at.0 - 1));
+        }
+        self.pending.insert((at, key.group), Pending { carriers, keys });
+        Ok(())
+    }
+
+    fn is_known(&self, at: EventTimeMs, group: KeyGroup) -> bool {
+        self.known_through.get(&group).is_some_and(|through| at <= *through)
     }
 
     /// Whether there is memory for one more list.
@@ -97,10 +140,53 @@ impl<K: Key + ?Sized> WindowEnds<K> {
     }
 
     /// Takes the list of the keys in a window out, if there is one.
-    pub fn take_list(&mut self, at: EventTimeMs, group: KeyGroup) -> Option<KeyList> {
-        let listed = self.pending.get_mut(&(at, group))?.listed.take()?;
-        self.listed_bytes -= listed.len_bytes();
-        Some(listed)
+    pub fn take_list(&mut self, at: EventTimeMs, group: KeyGroup) -> Listed {
+        let is_known = self.is_known(at, group);
+        let Some(pending) = self.pending.get_mut(&(at, group)) else { return Listed::GivenUp };
+        match std::mem::replace(&mut pending.keys, Listed::GivenUp) {
+            Listed::Unknown if is_known => Listed::Keys(KeyList::default()),
+            listed => {
+                self.listed_bytes -= listed.len_bytes();
+                listed
+            }
+        }
+    }
+
+    /// Begins lists for the windows of a key group that have none.
+    pub fn relist(&self, group: KeyGroup) -> Relisting {
+        Relisting { group, through: EventTimeMs::MAX, found: BTreeMap::new() }
+    }
+
+    /// A key has this slice, which lies behind the window that fires: lists it for the first of its windows that has an end.
+    pub fn list_later(&mut self, relisting: &mut Relisting, slice: &Slice, key: &[u8]) {
+        let end = slice
+            .ends()
+            .map(|end| EventTimeMs(end - 1))
+            .find(|end| self.pending.contains_key(&(*end, relisting.group)));
+        let Some(end) = end.filter(|end| *end <= relisting.through) else { return };
+        relisting
+            .found
+            .entry(end)
+            .or_insert_with(|| Listed::Keys(KeyList::default()))
+            .push(key, &mut self.listed_bytes);
+        while !self.may_list() {
+            // The windows that fire last wait for another look.
+            let Some((last, listed)) = relisting.found.pop_last() else { return };
+            self.listed_bytes -= listed.len_bytes();
+            relisting.through = EventTimeMs(last.0 - 1);
+        }
+    }
+
+    /// All slices of the key group were looked at.
+    pub fn relisted(&mut self, relisting: Relisting) {
+        for (at, listed) in relisting.found {
+            let pending = self.pending.get_mut(&(at, relisting.group)).expect("only ends that are pending are listed");
+            match &pending.keys {
+                Listed::Unknown => pending.keys = listed,
+                Listed::Keys(_) | Listed::GivenUp => self.listed_bytes -= listed.len_bytes(),
+            }
+        }
+        self.known_through.insert(relisting.group, relisting.through);
     }
 
     /// The windows that end with `at` have fired for all keys of the group.
@@ -124,17 +210,117 @@ impl<K: Key + ?Sized> WindowEnds<K> {
     /// Takes over what a restore brought back.
     pub fn rebuild(&mut self) {
         self.timers.rebuild();
-        (self.listed_bytes, self.pending) = (0, BTreeMap::new());
+        (self.listed_bytes, self.pending, self.known_through) = (0, BTreeMap::new(), BTreeMap::new());
         for timer in self.timers.due(EventTimeMs::MAX) {
             self.pending.entry((timer.at, timer.group())).or_default().carriers.push(timer.key_bytes());
         }
     }
 }
 
-fn list<K: Key + ?Sized>(pending: &mut Pending, listed_bytes: &mut usize, key: &Hashed<K>) {
-    if let Some(keys) = &mut pending.listed {
+impl Listed {
+    /// Adds a key, unless the list has become too long.
+    fn push(&mut self, key: &[u8], listed_bytes: &mut usize) {
+        let Self::Keys(keys) = self else { return };
         let before = keys.len_bytes();
-        keys.push(key.key.bytes());
+        if before >= LIST_BYTES_MAX {
+            return self.give_up(listed_bytes);
+        }
+        keys.push(key);
         *listed_bytes += keys.len_bytes() - before;
+    }
+
+    fn give_up(&mut self, listed_bytes: &mut usize) {
+        *listed_bytes -= self.len_bytes();
+        *self = Self::GivenUp;
+    }
+
+    fn len_bytes(&self) -> usize {
+        match self {
+            Self::Keys(keys) => keys.len_bytes(),
+            Self::Unknown | Self::GivenUp => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{Arena, ArenaOptions};
+    use crate::state::{KeyContext, KeyGroupRange, StateBackend};
+    use crate::window::{SlicedWindows, Sliding};
+
+    /// Their lists take 16 B each.
+    const WINDOWS: i64 = 20_000;
+
+    /// One key group, its key context, and windows of 2 ms every 1 ms.
+    fn ends(budget_bytes: usize) -> (WindowEnds<str>, KeyContext, SlicedWindows) {
+        let budget = MemoryBudget::new(budget_bytes);
+        let arena = Arena::new(MemoryBudget::new(64 << 20), ArenaOptions::default());
+        let mut backend = StateBackend::new(KeyGroupRange { start: 0, end: 1 }, 1, arena);
+        let ends = WindowEnds::new(backend.timers("windows", "ends").unwrap(), budget);
+        (ends, backend.key_context(), Sliding::of(2).every(1))
+    }
+
+    /// Slices 0, 1, 2 and so on of one key, and the first window of each, as a restore brings them back.
+    fn restored(ends: &mut WindowEnds<str>, keys: KeyContext, windows: SlicedWindows) {
+        for start in 0..WINDOWS {
+            let first = windows.slice_at(start).first_end.unwrap();
+            ends.add(&keys.hash("a key"), EventTimeMs(first - 1), true).unwrap();
+        }
+        ends.rebuild();
+    }
+
+    /// Fires all windows; answers how often all slices were looked at.
+    fn fire_all(ends: &mut WindowEnds<str>, windows: SlicedWindows) -> usize {
+        let mut looks = 0;
+        while let Some((at, group)) = ends.next_due(Watermark::MAX) {
+            let keys = match ends.take_list(at, group) {
+                Listed::Keys(keys) if keys.len_bytes() == 16 => keys,
+                Listed::Keys(_) | Listed::GivenUp => panic!("the list of {at:?} is not that of its only key"),
+                Listed::Unknown => {
+                    looks += 1;
+                    let mut later = ends.relist(group);
+                    let behind = at.0 + 1..WINDOWS;
+                    behind.for_each(|start| ends.list_later(&mut later, &windows.slice_at(start), b"a key"));
+                    ends.relisted(later);
+                    KeyList::default()
+                }
+            };
+            ends.remove(at, group);
+            ends.keep(keys);
+        }
+        looks
+    }
+
+    #[test]
+    fn after_a_restore_one_look_at_the_slices_of_a_key_group_lists_the_keys_of_all_its_windows() {
+        let (mut ends, keys, windows) = ends(64 << 20);
+        restored(&mut ends, keys, windows);
+        assert_eq!(fire_all(&mut ends, windows), 1);
+        assert_eq!(ends.listed_bytes, 0);
+    }
+
+    #[test]
+    fn where_lists_have_little_memory_a_look_lists_the_windows_that_fire_first() {
+        let (mut ends, keys, windows) = ends(BUDGET_SHARE * RESERVED_AT_ONCE_BYTES);
+        restored(&mut ends, keys, windows);
+        let looks = fire_all(&mut ends, windows);
+        assert!((3..20).contains(&looks), "{looks} looks at all slices for {WINDOWS} windows");
+        assert_eq!(ends.listed_bytes, 0);
+    }
+
+    #[test]
+    fn a_window_that_had_no_keys_when_all_slices_were_looked_at_lists_those_that_come_later() {
+        let (mut ends, keys, windows) = ends(64 << 20);
+        restored(&mut ends, keys, windows);
+        let (at, group) = ends.next_due(Watermark::MAX).unwrap();
+        assert!(matches!(ends.take_list(at, group), Listed::Unknown));
+        let nothing_found = ends.relist(group);
+        ends.relisted(nothing_found);
+        let next = EventTimeMs(at.0 + 1);
+        ends.add(&keys.hash("another key"), next, true).unwrap();
+        let Listed::Keys(mut listed) = ends.take_list(next, group) else { panic!("the keys are known") };
+        listed.sort();
+        assert_eq!((listed.nth::<str>(0), listed.nth::<str>(1)), (Some("another key"), None));
     }
 }

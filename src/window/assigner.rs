@@ -47,6 +47,12 @@ impl Slice {
         self.start <= at && at < self.end
     }
 
+    /// The ends of the windows that hold it, first to last.
+    pub fn ends(&self) -> impl Iterator<Item = i64> + use<> {
+        let (first_end, slide_ms) = (self.first_end.unwrap_or_default(), self.slide_ms);
+        (0..self.windows).map(move |nth| first_end + nth * slide_ms)
+    }
+
     /// How many of its windows (the first ones) are complete once event time has come to `clock`.
     #[inline]
     pub fn passed(&self, clock: EventTimeMs) -> i64 {
