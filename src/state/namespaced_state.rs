@@ -129,9 +129,17 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
     }
 
     /// The value.
+    #[inline]
     pub fn get(&mut self, key: &Hashed<K>, namespace: &N) -> Option<V> {
         let address = composite(&mut self.scratch, key, namespace);
-        self.table.borrow_mut().read(address, V::load).flatten()
+        let mut table = self.table.borrow_mut();
+        match const { Self::LAYOUT } {
+            layout @ Layout::Fixed(_) => {
+                let entry = table.find(layout, address)?;
+                V::load(table.value(layout, entry))
+            }
+            Layout::Slotted => table.read(address, V::load).flatten(),
+        }
     }
 
     /// Replaces the value by what `change` makes of it; `None` is no value.
@@ -199,11 +207,17 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
     }
 }
 
+// Always: the length of the whole is a constant for fixed keys where their type is known, and hashing it then is a few instructions.
+#[inline(always)]
 fn composite<'a, K: Key + ?Sized, N: Pod>(scratch: &'a mut Vec<u8>, key: &Hashed<K>, namespace: &N) -> Address<'a> {
-    scratch.clear();
-    scratch.extend_from_slice(key.key.bytes());
-    scratch.extend_from_slice(bytemuck::bytes_of(namespace));
-    Address::of(key.group, VALUE, scratch)
+    let (key_bytes, namespace) = (key.key.bytes(), bytemuck::bytes_of(namespace));
+    let key_len = K::FIXED_LEN.unwrap_or(key_bytes.len());
+    let len = key_len + namespace.len();
+    scratch.resize(len, 0);
+    let whole = &mut scratch[..len];
+    whole[..key_len].copy_from_slice(key_bytes);
+    whole[key_len..].copy_from_slice(namespace);
+    Address::of(key.group, VALUE, whole)
 }
 
 #[cfg(test)]

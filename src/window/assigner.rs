@@ -161,8 +161,8 @@ impl SlicedWindows {
     }
 
     /// The starts of the slices of a window, oldest first.
-    pub fn slices(self, window: TimeWindow) -> impl Iterator<Item = i64> {
-        (0..self.size_ms / self.slice_ms).map(move |i| window.start + i * self.slice_ms)
+    pub fn slices(self, window: TimeWindow) -> impl ExactSizeIterator<Item = i64> {
+        (0..(self.size_ms / self.slice_ms) as usize).map(move |nth| window.start + nth as i64 * self.slice_ms)
     }
 }
 
