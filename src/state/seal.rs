@@ -179,7 +179,7 @@ impl Table {
         /// How many pages ahead, and how many groups of each: with more changes a page is read from one end to the other.
         const CONTROLS: usize = 6;
         const CELLS: usize = 3;
-        const GROUPS: usize = 4;
+        const GROUPS: usize = 12;
         let sealed = 1 - self.parity;
         let ahead = |pages: usize| {
             let page = self.pages.get(*self.lists[sealed].get(self.harvested + pages)? as usize)?;
