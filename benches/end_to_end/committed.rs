@@ -47,7 +47,7 @@ pub fn measure(bench: &mut Bench, time: Duration) {
     }
     for (stage, times) in STAGES.iter().zip(&stages) {
         for (metric, quantile) in QUANTILES.iter().take(2) {
-            bench.figure(Figure::new(format!("of an epoch: {stage}"), *metric, ms(times, *quantile), "ms"));
+            bench.figure(Figure::new(format!("of an epoch: {stage}"), metric, ms(times, *quantile), "ms"));
         }
     }
 }
