@@ -7,6 +7,13 @@
 //! written before. Bytes: those a checkpoint adds for each byte of a changed key and value, keys changed uniformly; without the images
 //! that later checkpoints take of pages with many deltas, and with them. Commit: barrier to commit with 1 MiB changed, against a bare
 //! write of 1 MiB and fdatasync. Not covered: what the records notice meanwhile (checkpoint_pause).
+//!
+//! The floor of a commit. In sequence there are one round of writes (blocks, page map, manifest and superblock, in any order) and one of
+//! flushes (extent and superblock, at once), like the bare ones, and three hand-overs between threads: the last block, the completions, the
+//! answer. Where the MiB is all there is, each page leaves whole: with its free slots 1.5 MiB. Where it is scattered over 256 MiB, some 20 000
+//! pages have two changes each: 1.2 MiB of deltas and 0.2 MiB of page map are the least of it; of each page some ten cache lines are read that
+//! nobody has touched since (which groups changed is kept modulo 16, and a page has 68), and its chain in the page map is found and
+//! lengthened. By estimate ten lines fetched ahead take 0.2 us: 4 ms of one core at the least, before the writes end.
 #![allow(clippy::disallowed_methods, reason = "a bench reads clocks, starts threads and removes files itself")]
 
 #[path = "support/disk_queue.rs"]
@@ -156,7 +163,6 @@ impl Checkpoints {
 
     /// From the barrier to the commit.
     fn make(&mut self, kind: SnapshotKind) -> Made {
-        let begun = Instant::now();
         let (id, kind) = match self.store.begin(kind) {
             (id, ImagesNeeded::Everything) => {
                 self.backend.request_full();
@@ -168,6 +174,7 @@ impl Checkpoints {
             }
         };
         self.store.send(Order::Begin(plan(id, kind)));
+        let begun = Instant::now();
         self.backend.barrier(id);
         let blocks = loop {
             let store = &self.store;

@@ -122,12 +122,13 @@ fn full_buffers_and_large_checkpoints_are_read_back() {
     let options = StoreOptions { one_flush_bytes_max: 1 << 20, ..small_options() };
     let mut job = Job::start(MemoryDisk::default(), options).unwrap();
     job.checkpoint(&pages(1), 0);
-    let image = vec![7; 16 << 10];
-    let pieces: Vec<_> = pages(200).into_iter().map(|page| (page, PieceKind::Image, image.clone())).collect();
+    // A divisor of what a buffer of 1 MiB holds behind the block's header.
+    let image = vec![7; 8256];
+    let pieces: Vec<_> = pages(400).into_iter().map(|page| (page, PieceKind::Image, image.clone())).collect();
     let id = job.begin(SnapshotKind::Full);
     job.model.clear();
     let blocks = job.hand_over(id, &pieces, 1 << 20);
-    assert_eq!(blocks, 4, "64 images fill a buffer to the last byte");
+    assert_eq!(blocks, 4, "127 images fill a buffer to the last byte");
     job.acknowledge(id, blocks);
     job.store.seal(id).unwrap();
     assert!(matches!(job.finish(), StoreEvent::Committed { .. }));
@@ -306,6 +307,33 @@ fn extents_that_nothing_reaches_any_more_are_written_again_instead_of_new_ones()
     assert_eq!(extents(&job.disk), before);
     let committed = job.committed.clone();
     assert_eq!(restart(job).model, committed);
+}
+
+#[test]
+fn a_large_checkpoint_is_written_over_the_extents_of_a_forgotten_one_and_small_ones_let_them_go() {
+    let mut job = Job::start(MemoryDisk::default(), small_options()).unwrap();
+    let extents =
+        |disk: &MemoryDisk| disk.files.keys().filter(|path| path.to_string_lossy().contains("extent")).count();
+    let full = |job: &mut Job| {
+        let pieces: Vec<_> = pages(400).into_iter().map(|page| (page, PieceKind::Image, vec![7; 8256])).collect();
+        let id = job.begin(SnapshotKind::Full);
+        job.model.clear();
+        let blocks = job.hand_over(id, &pieces, 256 << 10);
+        job.acknowledge(id, blocks);
+        job.store.seal(id).unwrap();
+        assert!(matches!(job.finish(), StoreEvent::Committed { .. }));
+    };
+    (0..5).for_each(|_| full(&mut job));
+    let (before, from) = (extents(&job.disk), job.disk.log.len());
+    full(&mut job);
+    let created = job.disk.log[from..].iter().filter(|(verb, _)| *verb == "allocate").count();
+    let renamed = job.disk.log[from..].iter().filter(|(verb, _)| *verb == "rename").count();
+    assert!(renamed >= 12 && created - renamed <= 1, "{renamed} of {created} extents were written again");
+    assert_eq!(extents(&job.disk), before);
+    for round in 0..5 {
+        job.checkpoint(&pages(40), round);
+    }
+    assert!(extents(&job.disk) <= before / 3, "{} of {before} extents are left", extents(&job.disk));
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub fn measure(bench: &mut Bench, time: Duration) {
     };
     let ms = |times: &Histogram<u64>, quantile| times.value_at_quantile(quantile) as f64 / 1e6;
     let before = probe();
-    let latencies = latencies(time);
+    let Times { latencies, stages } = times(time);
     let after = probe();
     let mut flush = before.clone();
     flush.add(&after).expect("their bounds are the same");
@@ -45,13 +45,27 @@ pub fn measure(bench: &mut Bench, time: Duration) {
         let (goal, kernel) = (limit.map(|_| 1.0), Some(ms(&flush, quantile)));
         bench.figure(Figure { limit, kernel, goal, ..Figure::new(scenario, metric, ms(&latencies, quantile), "ms") });
     }
+    for (stage, times) in STAGES.iter().zip(&stages) {
+        for (metric, quantile) in QUANTILES.iter().take(2) {
+            bench.figure(Figure::new(format!("of an epoch: {stage}"), metric, ms(times, *quantile), "ms"));
+        }
+    }
+}
+
+/// What the end of an epoch is made of.
+const STAGES: [&str; 4] = ["barrier to barrier", "barrier to prepared", "prepared to commit", "commit to visible"];
+
+/// How long each record took, and each stage of the end of an epoch.
+struct Times {
+    latencies: Histogram<u64>,
+    stages: [Histogram<u64>; STAGES.len()],
 }
 
 /// From the intended time of a record to the end of the commit that its line is part of.
-fn latencies(time: Duration) -> Histogram<u64> {
+fn times(time: Duration) -> Times {
     let dir = Path::new("target").join("bench-committed");
     let _ = std::fs::remove_dir_all(&dir);
-    let latencies = Arc::new(Mutex::new(histogram()));
+    let times = Arc::new(Mutex::new(Times { latencies: histogram(), stages: std::array::from_fn(|_| histogram()) }));
     let engine = Engine::builder().slots(2).memory(256 << 20).start().expect("two slots start anywhere");
     let job = Job::new("committed");
     let count = (PER_SECOND as f64 * time.as_secs_f64()) as u64;
@@ -61,27 +75,32 @@ fn latencies(time: Duration) -> Histogram<u64> {
         .key_by("by-key", |reading: &Reading| reading.key)
         .reduce("count", |a, b| Reading { key: a.key, count: a.count + b.count })
         .map(|reading: &Reading| (reading.key, reading.count))
-        .sink("lines", Timed { lines: JsonLines::exactly_once(dir.join("out")), latencies: latencies.clone() });
+        .sink("lines", Timed { lines: JsonLines::exactly_once(dir.join("out")), times: times.clone() });
     let checkpoints = Some(CheckpointOptions::every(dir.join("state"), EPOCH));
     let handle = engine.submit(job, JobOptions { checkpoints, ..JobOptions::default() }).expect("the job is valid");
     handle.wait().expect("nothing in the job fails");
     engine.stop();
     let _ = std::fs::remove_dir_all(&dir);
-    let latencies = std::mem::replace(&mut *latencies.lock().expect("no slot panics"), histogram());
-    assert_eq!(latencies.len(), count, "every line is committed once");
-    latencies
+    let empty = Times { latencies: histogram(), stages: std::array::from_fn(|_| histogram()) };
+    let times = std::mem::replace(&mut *times.lock().expect("no slot panics"), empty);
+    assert_eq!(times.latencies.len(), count, "every line is committed once");
+    times
 }
 
 /// A sink that notes when its lines were committed.
 #[derive(Clone)]
 struct Timed<S> {
     lines: S,
-    latencies: Arc<Mutex<Histogram<u64>>>,
+    times: Arc<Mutex<Times>>,
 }
 
 struct TimedWriter<W> {
     writer: W,
-    latencies: Arc<Mutex<Histogram<u64>>>,
+    times: Arc<Mutex<Times>>,
+    /// When the last barrier came, when it was prepared, and when its commit was told.
+    barrier_ns: u64,
+    prepared_ns: Option<u64>,
+    told_ns: u64,
     /// When the lines since the last barrier were meant to be emitted.
     open: Vec<u64>,
     /// The same of earlier ones, by the checkpoint they are part of.
@@ -95,8 +114,17 @@ impl<V, S: Sink<V>> Sink<V> for Timed<S> {
 
     fn open(&self, subtask: u32, parallelism: u32) -> Result<Self::Writer, SinkError> {
         let writer = self.lines.open(subtask, parallelism)?;
-        let latencies = self.latencies.clone();
-        Ok(TimedWriter { writer, latencies, open: Vec::new(), prepared: VecDeque::new(), committing: None })
+        let times = self.times.clone();
+        let (open, prepared) = (Vec::new(), VecDeque::new());
+        let (barrier_ns, prepared_ns, told_ns) = (MachineClock.monotonic_ns(), Some(0), 0);
+        Ok(TimedWriter { writer, times, barrier_ns, prepared_ns, told_ns, open, prepared, committing: None })
+    }
+}
+
+impl<W> TimedWriter<W> {
+    fn note(&self, stage: usize, since_ns: u64) {
+        let took_ns = MachineClock.monotonic_ns().saturating_sub(since_ns);
+        self.times.lock().expect("no slot panics").stages[stage].saturating_record(took_ns);
     }
 }
 
@@ -112,11 +140,16 @@ impl<V, W: SinkWriter<V>> SinkWriter<V> for TimedWriter<W> {
 
     fn poll(&mut self, cx: &mut SinkContext<'_>) -> Result<bool, SinkError> {
         let worked = self.writer.poll(cx)?;
+        if self.prepared_ns.is_none() && self.writer.is_prepared() {
+            self.prepared_ns = Some(MachineClock.monotonic_ns());
+            self.note(1, self.barrier_ns);
+        }
         if let Some(id) = self.committing
             && self.writer.is_committed()
         {
+            self.note(3, self.told_ns);
             let now_ns = MachineClock.monotonic_ns();
-            let mut latencies = self.latencies.lock().expect("no slot panics");
+            let latencies = &mut self.times.lock().expect("no slot panics").latencies;
             let committed = self.prepared.partition_point(|(checkpoint, _)| *checkpoint <= id);
             for (_, times) in self.prepared.drain(..committed) {
                 times.iter().for_each(|origin_ns| latencies.saturating_record(now_ns.saturating_sub(*origin_ns)));
@@ -128,6 +161,8 @@ impl<V, W: SinkWriter<V>> SinkWriter<V> for TimedWriter<W> {
 
     fn snapshot(&mut self, cx: &mut SinkContext<'_>, id: CheckpointId) -> Result<Vec<u8>, SinkError> {
         self.prepared.push_back((id, std::mem::take(&mut self.open)));
+        self.note(0, self.barrier_ns);
+        (self.barrier_ns, self.prepared_ns) = (MachineClock.monotonic_ns(), None);
         self.writer.snapshot(cx, id)
     }
 
@@ -137,6 +172,8 @@ impl<V, W: SinkWriter<V>> SinkWriter<V> for TimedWriter<W> {
 
     fn commit(&mut self, cx: &mut SinkContext<'_>, id: CheckpointId) -> Result<(), SinkError> {
         self.committing = Some(id);
+        self.note(2, self.prepared_ns.unwrap_or(self.barrier_ns));
+        self.told_ns = MachineClock.monotonic_ns();
         self.writer.commit(cx, id)
     }
 

@@ -23,6 +23,7 @@
 //! Frozen for every later version: magic, version and CRC lie where they lie and the CRC covers what it covers, so that
 //! an older program tells "newer" from "damaged".
 
+use super::snapshot::PieceBlock;
 use crate::memory::{Arena, Buffer, MemoryError};
 use crc_fast::{CrcAlgorithm, Digest};
 use rkyv::util::AlignedVec;
@@ -33,9 +34,6 @@ pub const FORMAT_VERSION: u16 = 1;
 
 /// The unit in which blocks are placed, written and read.
 pub(super) const SECTOR_BYTES: usize = 4096;
-
-/// Up to how many bytes of pieces are moved to make room for the header: a sector more is written otherwise.
-const MOVED_BYTES_MAX: usize = 128 << 10;
 
 /// The bytes of a block's header.
 pub(super) const HEADER_BYTES: usize = 64;
@@ -98,7 +96,7 @@ struct BlockHeader {
     zero: u32,
 }
 
-const _: () = assert!(size_of::<BlockHeader>() == HEADER_BYTES);
+const _: () = assert!(size_of::<BlockHeader>() == HEADER_BYTES && PieceBlock::HEAD_BYTES == HEADER_BYTES);
 
 /// Where a block lies and who wrote it: all of it is in the header, and so under the CRC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,33 +215,8 @@ pub(super) fn buffers_for(arena: &Arena, payload: &[u8]) -> Result<Vec<Buffer>, 
     Ok(parts)
 }
 
-/// Turns a buffer of pieces into a block: the header goes before the bytes in the same buffer where it fits and they are few, otherwise
-/// into a sector of its own, so that a large buffer is not copied. Returns the parts and where the payload starts.
-pub(super) fn buffers_around(arena: &Arena, mut pieces: Buffer) -> Result<(Vec<Buffer>, u32), MemoryError> {
-    let len = pieces.len();
-    if len + HEADER_BYTES <= pieces.capacity() && len <= MOVED_BYTES_MAX {
-        pieces.set_len(len + HEADER_BYTES);
-        let bytes = pieces.filled_mut();
-        bytes.copy_within(..len, HEADER_BYTES);
-        bytes[..HEADER_BYTES].fill(0);
-        pieces.pad_to(SECTOR_BYTES);
-        return Ok((vec![pieces], HEADER_BYTES as u32));
-    }
-    let mut header = Buffer::take(arena, "checkpoint store", SECTOR_BYTES)?;
-    header.set_len(SECTOR_BYTES);
-    header.filled_mut().fill(0);
-    pieces.pad_to(SECTOR_BYTES);
-    Ok((vec![header, pieces], SECTOR_BYTES as u32))
-}
-
-/// Writes the header into the first part and returns how a parent names the block.
-pub(super) fn seal(
-    parts: &mut [Buffer],
-    kind: BlockKind,
-    place: BlockPlace,
-    payload_offset: u32,
-    payload_len: u64,
-) -> BlockRef {
+/// Writes the header into the first part, which has room for it, and returns how a parent names the block.
+pub(super) fn seal(parts: &mut [Buffer], kind: BlockKind, place: BlockPlace, payload_len: u64) -> BlockRef {
     let header = BlockHeader {
         magic: MAGIC,
         version: FORMAT_VERSION,
@@ -252,7 +225,7 @@ pub(super) fn seal(
         job: place.job,
         checkpoint: place.checkpoint,
         file: place.file,
-        payload_offset,
+        payload_offset: HEADER_BYTES as u32,
         block_offset: place.offset,
         payload_len,
         schema: kind.schema(),

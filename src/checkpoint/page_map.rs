@@ -24,6 +24,7 @@ use super::format::{BlockFault, BlockRef};
 use super::snapshot::{HashSpan, PageKey, PieceKind};
 use crate::state::KeyGroupRange;
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 /// Changes with what the head of this file draws.
 pub(super) const SCHEMA: &str = "page map 2: {step, table | piece{place, length, crc}, image{depth, prefix}}";
@@ -60,13 +61,36 @@ pub(super) struct Entry {
     pub piece: PieceRef,
 }
 
-/// The pages of one checkpoint.
+/// The pages of one checkpoint. A checkpoint of small changes all over a large state looks up a page for each of them, so a page is found
+/// by its number: pages of a key group are numbered from 0 on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct PageMap {
-    chains: BTreeMap<PageKey, Vec<PieceRef>>,
+    /// By state and key group: the chains in the order of their pages.
+    tables: BTreeMap<(u64, u16), Vec<Chain>>,
     /// Bytes of pieces per extent.
     live_bytes: BTreeMap<u32, u64>,
+    pages: usize,
     pieces: usize,
+}
+
+/// The pieces of one page, and how long they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Chain {
+    page: u32,
+    image_bytes: u32,
+    delta_bytes: u64,
+    pieces: Vec<PieceRef>,
+}
+
+/// How long the chain of a page is; all zero when the page is gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ChainLen {
+    /// Of the image.
+    pub image_bytes: u64,
+    /// Of all deltas together.
+    pub delta_bytes: u64,
+    /// How many deltas there are.
+    pub deltas: usize,
 }
 
 impl PieceRef {
@@ -76,40 +100,50 @@ impl PieceRef {
 }
 
 impl PageMap {
-    /// Adds a piece: an image replaces what the page had, a delta follows it. A delta of a page without an image is refused.
-    pub(super) fn apply(&mut self, page: PageKey, piece: PieceRef) -> bool {
-        match piece.kind {
-            PieceKind::Image => {
-                let replaced = self.chains.remove(&page).unwrap_or_default();
-                replaced.iter().for_each(|old| self.forget(old));
-                if piece.len > 0 {
-                    self.chains.insert(page, vec![piece]);
-                    self.count(&piece);
-                }
-                true
+    /// Adds a piece: an image replaces what the page had, a delta follows it. Answers how long the chain is now, or `None`: a delta of a
+    /// page without an image is refused.
+    pub(super) fn apply(&mut self, page: PageKey, piece: PieceRef) -> Option<ChainLen> {
+        let of = (page.state, page.key_group);
+        let table = match self.tables.get_mut(&of) {
+            Some(table) => table,
+            None if piece.kind == PieceKind::Image => self.tables.entry(of).or_default(),
+            None => return None,
+        };
+        let (len, replaced) = match (piece.kind, place_of(table, page.page)) {
+            (PieceKind::Delta, Err(_)) => return None,
+            (PieceKind::Delta, Ok(at)) => (table[at].push(piece), Vec::new()),
+            (PieceKind::Image, Ok(at)) if piece.len > 0 => {
+                let replaced = std::mem::replace(&mut table[at], Chain::of(page.page, piece));
+                (table[at].len(), replaced.pieces)
             }
-            PieceKind::Delta => match self.chains.get_mut(&page) {
-                Some(chain) => {
-                    chain.push(piece);
-                    self.count(&piece);
-                    true
-                }
-                None => false,
-            },
+            (PieceKind::Image, Ok(at)) => {
+                self.pages -= 1;
+                (ChainLen::default(), table.remove(at).pieces)
+            }
+            (PieceKind::Image, Err(at)) if piece.len > 0 => {
+                self.pages += 1;
+                table.insert(at, Chain::of(page.page, piece));
+                (table[at].len(), Vec::new())
+            }
+            (PieceKind::Image, Err(_)) => (ChainLen::default(), Vec::new()),
+        };
+        if table.is_empty() {
+            self.tables.remove(&of);
         }
+        replaced.iter().for_each(|old| self.forget(old));
+        if piece.len > 0 || piece.kind == PieceKind::Delta {
+            self.pieces += 1;
+            *self.live_bytes.entry(piece.file).or_default() += u64::from(piece.len);
+        }
+        Some(len)
     }
 
     /// Applies one entry.
     pub(super) fn apply_entry(&mut self, Entry { page, piece }: &Entry) -> Result<(), BlockFault> {
-        if self.apply(*page, *piece) {
-            return Ok(());
+        match self.apply(*page, *piece) {
+            Some(_) => Ok(()),
+            None => Err(BlockFault::Malformed(format!("a delta without an image for {page:?}"))),
         }
-        Err(BlockFault::Malformed(format!("a delta without an image for {page:?}")))
-    }
-
-    fn count(&mut self, piece: &PieceRef) {
-        self.pieces += 1;
-        *self.live_bytes.entry(piece.file).or_default() += u64::from(piece.len);
     }
 
     fn forget(&mut self, piece: &PieceRef) {
@@ -129,7 +163,7 @@ impl PageMap {
 
     /// How many pages there are.
     pub(super) fn pages(&self) -> usize {
-        self.chains.len()
+        self.pages
     }
 
     /// How many pieces there are.
@@ -139,25 +173,68 @@ impl PageMap {
 
     /// All pages in order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (PageKey, &[PieceRef])> {
-        self.chains.iter().map(|(page, chain)| (*page, chain.as_slice()))
+        self.tables.iter().flat_map(|(table, chains)| chains.iter().map(|chain| chain.shown(*table)))
+    }
+
+    /// How long the chains of all pages are, in their order.
+    pub(super) fn lens(&self) -> impl Iterator<Item = (PageKey, ChainLen)> {
+        let of = |table: (u64, u16)| move |chain: &Chain| (chain.shown(table).0, chain.len());
+        self.tables.iter().flat_map(move |(table, chains)| chains.iter().map(of(*table)))
     }
 
     /// The pages after `last` in order.
     pub(super) fn after(&self, last: Option<PageKey>) -> impl Iterator<Item = (PageKey, &[PieceRef])> {
-        let from = last.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        self.chains.range((from, std::ops::Bound::Unbounded)).map(|(page, chain)| (*page, chain.as_slice()))
+        let table = last.map(|page| (page.state, page.key_group));
+        let first_table = table.map_or(Bound::Unbounded, Bound::Included);
+        self.tables.range((first_table, Bound::Unbounded)).flat_map(move |(of, chains)| {
+            let passed = last.filter(|_| table == Some(*of)).map_or(0, |last| match place_of(chains, last.page) {
+                Ok(at) => at + 1,
+                Err(at) => at,
+            });
+            chains[passed..].iter().map(|chain| chain.shown(*of))
+        })
     }
 
     /// The chain of one page; empty when there is none.
     pub(super) fn chain(&self, page: PageKey) -> &[PieceRef] {
-        self.chains.get(&page).map_or(&[], Vec::as_slice)
+        let table = self.tables.get(&(page.state, page.key_group)).map_or(&[][..], Vec::as_slice);
+        place_of(table, page.page).map_or(&[], |at| &table[at].pieces)
     }
 
     /// The pages of one state within some key groups, in order.
     pub(super) fn range(&self, state: u64, groups: KeyGroupRange) -> impl Iterator<Item = (PageKey, &[PieceRef])> {
-        let at = |key_group| PageKey { state, key_group, page: 0 };
-        let chosen = (!groups.is_empty()).then(|| self.chains.range(at(groups.start)..at(groups.end)));
-        chosen.into_iter().flatten().map(|(page, chain)| (*page, chain.as_slice()))
+        let chosen = (!groups.is_empty()).then(|| self.tables.range((state, groups.start)..(state, groups.end)));
+        chosen.into_iter().flatten().flat_map(|(table, chains)| chains.iter().map(|chain| chain.shown(*table)))
+    }
+}
+
+impl Chain {
+    fn of(page: u32, image: PieceRef) -> Self {
+        Self { page, image_bytes: image.len, delta_bytes: 0, pieces: vec![image] }
+    }
+
+    fn push(&mut self, delta: PieceRef) -> ChainLen {
+        self.delta_bytes += u64::from(delta.len);
+        self.pieces.push(delta);
+        self.len()
+    }
+
+    fn len(&self) -> ChainLen {
+        let (image_bytes, delta_bytes) = (u64::from(self.image_bytes), self.delta_bytes);
+        ChainLen { image_bytes, delta_bytes, deltas: self.pieces.len() - 1 }
+    }
+
+    fn shown(&self, (state, key_group): (u64, u16)) -> (PageKey, &[PieceRef]) {
+        (PageKey { state, key_group, page: self.page }, &self.pieces)
+    }
+}
+
+/// Where the chain of a page is among those of its table, or would be. As long as no page is missing it is where its number says.
+fn place_of(chains: &[Chain], page: u32) -> Result<usize, usize> {
+    match chains.get(page as usize) {
+        Some(chain) if chain.page == page => Ok(page as usize),
+        _ if chains.last().is_none_or(|last| last.page < page) => Err(chains.len()),
+        _ => chains.binary_search_by_key(&page, |chain| chain.page),
     }
 }
 
@@ -368,10 +445,10 @@ mod tests {
     #[test]
     fn an_image_replaces_the_chain_and_frees_what_it_kept_alive() {
         let mut map = PageMap::default();
-        assert!(map.apply(PAGE, piece(1, PieceKind::Image)));
-        assert!(map.apply(PAGE, piece(2, PieceKind::Delta)));
+        map.apply(PAGE, piece(1, PieceKind::Image)).unwrap();
+        map.apply(PAGE, piece(2, PieceKind::Delta)).unwrap();
         assert_eq!(map.live_bytes().iter().collect::<Vec<_>>(), [(&1, &100), (&2, &100)]);
-        assert!(map.apply(PAGE, piece(3, PieceKind::Image)));
+        map.apply(PAGE, piece(3, PieceKind::Image)).unwrap();
         assert_eq!(map.live_bytes().iter().collect::<Vec<_>>(), [(&3, &100)]);
         assert_eq!(map.chain(PAGE).len(), 1);
     }
@@ -379,14 +456,14 @@ mod tests {
     #[test]
     fn an_image_without_bytes_removes_the_page() {
         let mut map = PageMap::default();
-        assert!(map.apply(PAGE, piece(1, PieceKind::Image)));
-        assert!(map.apply(PAGE, PieceRef { len: 0, ..piece(1, PieceKind::Image) }));
+        map.apply(PAGE, piece(1, PieceKind::Image)).unwrap();
+        map.apply(PAGE, PieceRef { len: 0, ..piece(1, PieceKind::Image) }).unwrap();
         assert_eq!(map, PageMap::default());
     }
 
     #[test]
     fn a_delta_without_an_image_is_refused() {
-        assert!(!PageMap::default().apply(PAGE, piece(1, PieceKind::Delta)));
+        assert_eq!(PageMap::default().apply(PAGE, piece(1, PieceKind::Delta)), None);
     }
 
     #[test]
@@ -457,7 +534,7 @@ mod tests {
             for (state, key_group, page, delta, file) in ops {
                 let page = PageKey { state, key_group, page };
                 let piece = piece(file, if delta { PieceKind::Delta } else { PieceKind::Image });
-                if map.apply(page, piece) {
+                if map.apply(page, piece).is_some() {
                     listed.push(Entry { page, piece });
                 }
             }

@@ -134,7 +134,8 @@ impl Copied {
         let (buffer, pieces) = match &mut self.filling {
             Some(filling) => filling,
             None => {
-                let buffer = Buffer::take(&self.arena, "a savepoint", BLOCK_BYTES.max(bytes.len()))?;
+                let capacity = BLOCK_BYTES.max(PieceBlock::HEAD_BYTES + bytes.len());
+                let buffer = PieceBlock::take_buffer(&self.arena, "a savepoint", capacity)?;
                 self.filling.insert((buffer, Vec::new()))
             }
         };

@@ -4,7 +4,7 @@
 //! back at restore. Not here: the bytes on disk (`format`), when a checkpoint starts (`coordinator`).
 
 use super::CheckpointId;
-use crate::memory::Buffer;
+use crate::memory::{Arena, Buffer, MemoryError};
 use crate::state::KeyGroupRange;
 use crc_fast::{CrcAlgorithm, Digest};
 
@@ -49,7 +49,7 @@ pub struct Piece {
     pub page: PageKey,
     /// Image or delta.
     pub kind: PieceKind,
-    /// From which byte of the buffer.
+    /// From which byte of the buffer; none lies within its head.
     pub offset: u32,
     /// How many bytes; at most a page image.
     pub len: u32,
@@ -71,10 +71,23 @@ pub struct HashSpan {
 pub struct PieceBlock {
     /// The checkpoint these pieces belong to.
     pub checkpoint: CheckpointId,
-    /// The bytes. Pieces never overlap.
+    /// The bytes: room for the store's header, then pieces, which never overlap.
     pub buffer: Buffer,
     /// What lies where, in the order in which it must be applied.
     pub pieces: Vec<Piece>,
+}
+
+impl PieceBlock {
+    /// What the store writes before the pieces, so that the block leaves from this buffer in one write.
+    pub const HEAD_BYTES: usize = 64;
+
+    /// A buffer for a block of at most `capacity_bytes` (at most 1 MiB), the head included, without any pieces.
+    pub fn take_buffer(arena: &Arena, who: &'static str, capacity_bytes: usize) -> Result<Buffer, MemoryError> {
+        let mut buffer = Buffer::take(arena, who, capacity_bytes)?;
+        buffer.set_len(Self::HEAD_BYTES);
+        buffer.filled_mut().fill(0);
+        Ok(buffer)
+    }
 }
 
 /// A keyed state as the manifest records it.

@@ -82,7 +82,7 @@ impl Superblock {
             let offset = ((pair * COPIES + copy) * SECTOR_BYTES) as u64;
             let place = BlockPlace { job, checkpoint: self.checkpoint, file, offset };
             let mut block = format::buffers_for(arena, bytemuck::bytes_of(&self.stored()))?;
-            format::seal(&mut block, BlockKind::Superblock, place, HEADER_BYTES as u32, size_of::<Stored>() as u64);
+            format::seal(&mut block, BlockKind::Superblock, place, size_of::<Stored>() as u64);
             let appended = both.append(block[0].filled());
             debug_assert!(appended);
         }

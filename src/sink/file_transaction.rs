@@ -4,11 +4,13 @@
 //! bytes of committables (`committable`), records (`json_lines`).
 //!
 //! ```text
-//! write     .part-<subtask>-<number>.tmp is created with the first full buffer or at the barrier, and written behind the records
-//! snapshot  the part is closed; poll: write the rest, fdatasync, close, sync the directory = prepared
+//! write     .part-<subtask>-<number>.tmp is created with the first record, and written behind the records
+//! snapshot  the part is closed; poll: write the rest, fdatasync; beside that, sync the directory = prepared
 //! commit    poll: is the final name free? rename, sync the directory = visible
 //! restore   the parts in the checkpoint are renamed where they are still hidden; all other hidden parts are removed
 //! ```
+//! A part is prepared when its bytes and its name are durable, in whatever order: the first by fdatasync of the file, the second by any sync of
+//! the directory that began after the file was created. The one that follows the renames of an earlier checkpoint is often such a one.
 //!
 //! Invariants: every visible `part-*.jsonl` is committed; nothing visible is ever replaced or removed; a subtask removes only hidden
 //! parts of subtasks that are its own number modulo the parallelism, and only before it creates one itself. After an error nothing
@@ -42,8 +44,12 @@ pub(super) struct FileTransaction {
     current: Option<(u64, Part)>,
     /// Closed parts that are not yet durable, oldest first.
     preparing: VecDeque<(PreparedPart, Part)>,
-    /// Makes the names of so many finished parts durable.
-    naming: Option<(IoToken, usize)>,
+    /// Files of durable parts that are being closed.
+    closing: Vec<Part>,
+    /// A sync of the directory for the names of parts that are being prepared.
+    naming: Option<DirSync>,
+    /// The names of all parts with smaller numbers are durable.
+    named_below: u64,
     /// Durable parts whose checkpoint is not yet complete, oldest first.
     prepared: VecDeque<PreparedPart>,
     /// Parts to be made visible, oldest first.
@@ -92,7 +98,14 @@ enum Publish {
     /// Some were renamed, the directory is not yet synced.
     Renamed,
     /// The directory is being synced.
-    Syncing(IoToken),
+    Syncing(DirSync),
+}
+
+/// A sync of the directory under way, and whose names it makes durable: those of all parts with smaller numbers.
+#[derive(Clone, Copy)]
+struct DirSync {
+    token: IoToken,
+    names_below: u64,
 }
 
 impl FileTransaction {
@@ -107,7 +120,9 @@ impl FileTransaction {
             next_number: 0,
             current: None,
             preparing: VecDeque::new(),
+            closing: Vec::new(),
             naming: None,
+            named_below: 0,
             prepared: VecDeque::new(),
             publishing: VecDeque::new(),
             renamed: Vec::new(),
@@ -151,7 +166,7 @@ impl FileTransaction {
 
     /// Whether everything before the last snapshot is durable, names included.
     pub fn is_prepared(&self) -> bool {
-        self.preparing.is_empty() && self.naming.is_none()
+        self.preparing.is_empty()
     }
 
     /// Lets `poll` make visible what was prepared up to checkpoint `id`.
@@ -201,8 +216,8 @@ impl FileTransaction {
 
     /// Gives up all files.
     pub fn close(&mut self, io: &mut dyn Io) {
-        for part in self.preparing.iter_mut().map(|(_, part)| part).chain(self.current.iter_mut().map(|(_, part)| part))
-        {
+        let unfinished = self.preparing.iter_mut().map(|(_, part)| part).chain(&mut self.closing);
+        for part in unfinished.chain(self.current.iter_mut().map(|(_, part)| part)) {
             part.close(io);
         }
         let start = match std::mem::replace(&mut self.start, Start::Untouched) {
@@ -218,11 +233,12 @@ impl FileTransaction {
                 }
                 None
             }
-            Publish::ClosingFinal(token) | Publish::ClosingHidden(token) => Some(token),
-            Publish::Renaming(token) | Publish::Syncing(token) => Some(token),
+            Publish::ClosingFinal(token) | Publish::ClosingHidden(token) | Publish::Renaming(token) => Some(token),
+            Publish::Syncing(sync) => Some(sync.token),
             Publish::Idle | Publish::Renamed => None,
         };
-        for token in [start, publish, self.naming.take().map(|(token, _)| token)].into_iter().flatten() {
+        let naming = self.naming.take().map(|sync| sync.token);
+        for token in [start, publish, naming].into_iter().flatten() {
             settle(io, token);
         }
     }
@@ -316,24 +332,52 @@ impl FileTransaction {
     /// Goes on with closed parts.
     fn prepare(&mut self, io: &mut dyn Io) -> Result<bool, SinkError> {
         let mut worked = false;
-        for (_, part) in &mut self.preparing {
+        for part in self.preparing.iter_mut().map(|(_, part)| part).chain(&mut self.closing) {
             worked |= part.poll(io)?;
         }
-        if let Some((token, count)) = self.naming
-            && let Some(result) = io.take(token)
+        self.closing.retain(|part| !part.is_finished());
+        if let Some(sync) = self.naming
+            && let Some(result) = io.take(sync.token)
         {
             self.naming = None;
             result?;
-            self.prepared.extend(self.preparing.drain(..count).map(|(part, _)| part));
+            self.names_are_durable(sync);
             worked = true;
         }
-        let finished = self.preparing.iter().take_while(|(_, part)| part.is_finished()).count();
-        if self.naming.is_none() && finished > 0 {
-            let sync = IoOp::SyncDir { path: self.directory.to_path_buf() };
-            self.naming = Some((io.submit(sync), finished));
+        let named_below = self.named_below;
+        let is_prepared = |(part, file): &(PreparedPart, Part)| file.is_synced() && part.number < named_below;
+        let prepared = self.preparing.iter().take_while(|closed| is_prepared(closed)).count();
+        for (part, file) in self.preparing.drain(..prepared) {
+            self.prepared.push_back(part);
+            self.closing.push(file);
+        }
+        if self.naming.is_none() && self.lacks_a_name() {
+            self.naming = Some(self.sync_directory(io));
             worked = true;
         }
-        Ok(worked)
+        Ok(worked || prepared > 0)
+    }
+
+    /// Whether a closed part's file exists, but its name is not durable and no sync under way makes it so.
+    fn lacks_a_name(&self) -> bool {
+        let under_way = match self.publish {
+            Publish::Syncing(sync) => sync.names_below,
+            _ => 0,
+        };
+        let below = self.named_below.max(under_way);
+        self.preparing.iter().any(|(part, file)| file.is_created() && part.number >= below)
+    }
+
+    /// Begins to make durable all names that there are now.
+    fn sync_directory(&self, io: &mut dyn Io) -> DirSync {
+        let closed = self.preparing.iter().map(|(part, file)| (part.number, file));
+        let mut all = closed.chain(self.current.iter().map(|(number, file)| (*number, file)));
+        let names_below = all.find(|(_, file)| !file.is_created()).map_or(self.next_number, |(number, _)| number);
+        DirSync { token: io.submit(IoOp::SyncDir { path: self.directory.to_path_buf() }), names_below }
+    }
+
+    fn names_are_durable(&mut self, sync: DirSync) {
+        self.named_below = self.named_below.max(sync.names_below);
     }
 
     /// One step of making parts visible; `false` when it must wait or there is nothing to do.
@@ -385,7 +429,7 @@ impl FileTransaction {
                 };
                 self.published();
             }
-            Publish::Syncing(token) => return self.take_sync(io, token),
+            Publish::Syncing(sync) => return self.take_sync(io, sync),
         }
         Ok(true)
     }
@@ -398,18 +442,19 @@ impl FileTransaction {
     fn sync_renamed(&mut self, io: &mut dyn Io) -> Result<bool, SinkError> {
         match self.publish {
             Publish::Renamed => {
-                self.publish = Publish::Syncing(io.submit(IoOp::SyncDir { path: self.directory.to_path_buf() }));
+                self.publish = Publish::Syncing(self.sync_directory(io));
                 Ok(true)
             }
-            Publish::Syncing(token) => self.take_sync(io, token),
+            Publish::Syncing(sync) => self.take_sync(io, sync),
             _ => Ok(false),
         }
     }
 
-    fn take_sync(&mut self, io: &mut dyn Io, token: IoToken) -> Result<bool, SinkError> {
-        let Some(result) = io.take(token) else { return Ok(false) };
+    fn take_sync(&mut self, io: &mut dyn Io, sync: DirSync) -> Result<bool, SinkError> {
+        let Some(result) = io.take(sync.token) else { return Ok(false) };
         self.publish = Publish::Idle;
         result?;
+        self.names_are_durable(sync);
         self.renamed.clear();
         Ok(true)
     }

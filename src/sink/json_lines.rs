@@ -203,7 +203,8 @@ mod tests {
         rig.write(&mut writer, 3..5).unwrap();
         assert_eq!((rig.visible(), rig.io.names()), (vec![], vec!["out/.part-0-0.tmp".to_owned()]));
         rig.commit(&mut writer, 1).unwrap();
-        assert_eq!((rig.visible(), rig.io.names()), (vec![0, 1, 2], vec!["out/part-0000000001-0.jsonl".to_owned()]));
+        let names = ["out/.part-0-1.tmp", "out/part-0000000001-0.jsonl"].map(str::to_owned);
+        assert_eq!((rig.visible(), rig.io.names()), (vec![0, 1, 2], names.to_vec()));
         rig.snapshot(&mut writer, 2).unwrap();
         rig.commit(&mut writer, 2).unwrap();
         assert_eq!(rig.visible(), [0, 1, 2, 3, 4]);
@@ -464,6 +465,54 @@ mod tests {
                 assert!(rig.io.open_files() <= leaked && rig.io.in_flight() == 0, "{action}: {}", rig.io.open_files());
             }
         }
+    }
+
+    /// A writer with one part that was renamed while the sync of its directory is under way, and whose next part already exists or does not.
+    fn syncing_after_a_rename(rig: &mut Rig, next_exists: bool) -> Writer {
+        let mut writer = rig.start(0, 1, None).unwrap();
+        rig.write(&mut writer, 0..2).unwrap();
+        rig.snapshot(&mut writer, 1).unwrap();
+        if next_exists {
+            rig.write(&mut writer, 2..4).unwrap();
+            rig.poll_until(&mut writer, |_| true).unwrap();
+        }
+        rig.with(|cx| SinkWriter::<u64>::commit(&mut writer, cx, CheckpointId(1))).unwrap();
+        let mut is_visible = false;
+        while !is_visible {
+            // Once more after the rename: it is taken, and the directory's sync begins.
+            is_visible = !rig.visible().is_empty();
+            rig.io.drive();
+            rig.with(|cx| SinkWriter::<u64>::poll(&mut writer, cx)).unwrap();
+        }
+        writer
+    }
+
+    #[test]
+    fn a_part_that_existed_when_the_directory_was_synced_after_a_rename_needs_no_sync_of_its_own() {
+        let ops = [true, false].map(|next_exists| {
+            let mut rig = Rig::new();
+            let mut writer = syncing_after_a_rename(&mut rig, next_exists);
+            rig.poll_until(&mut writer, SinkWriter::<u64>::is_committed).unwrap();
+            rig.write(&mut writer, 4..6).unwrap();
+            rig.poll_until(&mut writer, |_| true).unwrap();
+            let before = rig.io.ops();
+            rig.snapshot(&mut writer, 2).unwrap();
+            rig.io.ops() - before
+        });
+        // Write, sync, close; the other syncs the directory, too.
+        assert_eq!(ops, [3, 4]);
+    }
+
+    #[test]
+    fn a_part_created_after_the_sync_of_the_directory_began_survives_a_power_cut_all_the_same() {
+        let mut rig = Rig::new();
+        let mut writer = syncing_after_a_rename(&mut rig, false);
+        rig.write(&mut writer, 2..4).unwrap();
+        let committables = vec![(0, rig.snapshot(&mut writer, 2).unwrap())];
+        rig.io.revive_after_power_cut();
+        let mut again = Rig::on(rig.io.clone());
+        again.start(0, 1, Some(&committables)).unwrap();
+        assert_eq!(again.visible(), [0, 1, 2, 3]);
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! A part: one hidden file of a transaction on its way to the disk: created, written, synced, closed.
+//! A part: one hidden file of a transaction on its way to the disk: created with its first record, written, synced, closed.
 //!
 //! Here: the file and its buffers. Not here: which records are in it, its names, when it becomes visible (`file_transaction`).
 //!
-//! Invariant: a part is finished only after every byte was written and fdatasync succeeded; after any failure it never is.
+//! Invariant: a part is synced only after every byte was written and fdatasync succeeded; after any failure it never is.
 
 use crate::io::{FileId, Io, IoError, IoOp, IoOutput, IoToken, OpenMode};
 use crate::memory::{Arena, Buffer, MemoryError};
@@ -40,7 +40,7 @@ enum State {
     Syncing(FileId, IoToken),
     /// It is synced and being closed.
     Closing(IoToken),
-    /// It is durable, but for its name.
+    /// It is synced and closed.
     Finished,
     /// Something failed: the file is never touched again, only closed.
     Condemned(Option<FileId>),
@@ -89,7 +89,17 @@ impl Part {
         self.full.len()
     }
 
+    /// Whether the file exists, so that syncing its directory makes its name durable.
+    pub fn is_created(&self) -> bool {
+        !matches!(self.state, State::Absent(_) | State::Creating(_) | State::Condemned(_))
+    }
+
     /// Whether the contents are durable.
+    pub fn is_synced(&self) -> bool {
+        matches!(self.state, State::Closing(_) | State::Finished)
+    }
+
+    /// Whether the contents are durable and the file is closed.
     pub fn is_finished(&self) -> bool {
         matches!(self.state, State::Finished)
     }
@@ -106,9 +116,6 @@ impl Part {
     fn step(&mut self, io: &mut dyn Io) -> Result<bool, IoError> {
         match &mut self.state {
             State::Absent(path) => {
-                if self.full.is_empty() {
-                    return Ok(false);
-                }
                 let op = IoOp::Open { path: std::mem::take(path), mode: OpenMode::CreateNew, direct: false };
                 self.state = State::Creating(io.submit(op));
             }
@@ -171,11 +178,11 @@ impl Part {
                 settle(io, token);
                 Some(file)
             }
+            State::Condemned(file) => file,
             State::Closing(token) => {
                 settle(io, token);
                 None
             }
-            State::Condemned(file) => file,
             State::Absent(_) | State::Finished => None,
         };
         if let Some(file) = file {

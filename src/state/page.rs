@@ -251,11 +251,20 @@ impl Page {
     }
 
     /// The groups in which bits of `parity` may be set, in order.
-    pub fn changed_groups(&self, grid: Grid, parity: usize) -> impl Iterator<Item = usize> + use<> {
-        let (changed, groups) = (self.changed[parity], grid.groups);
-        let sixteen =
-            move |first| set_bits_of(changed).map(move |bit| first + bit).filter(move |&group| group < groups);
-        (0..groups).step_by(16).flat_map(sixteen)
+    #[inline(always)]
+    pub fn changed_groups(&self, grid: Grid, parity: usize) -> ChangedGroups {
+        let changed = self.changed[parity];
+        ChangedGroups { changed, left: changed, first: 0, groups: if changed == 0 { 0 } else { grid.groups } }
+    }
+
+    /// Clears the bits of `parity`, which are set in these groups and in no others.
+    pub fn clear_lanes(&mut self, grid: Grid, parity: usize, changed: &[(u16, u8)]) {
+        for (group, _) in changed {
+            let first = SlotAt { group: usize::from(*group), lane: 0 };
+            let bits = self.bits(grid, first);
+            self.set_bits(grid, first, bits & !(0xffff << (16 * parity)));
+        }
+        self.changed[parity] = 0;
     }
 
     /// The slots whose bit of `parity` is set, and clears it.
@@ -271,6 +280,29 @@ impl Page {
             self.set_bits(grid, first, bits & !(0xffff << (16 * parity)));
         }
         self.changed[parity] = 0;
+    }
+}
+
+/// The groups of a page in which bits may be set, in order.
+pub(super) struct ChangedGroups {
+    changed: u16,
+    /// What is left of `changed` for the sixteen groups that begin with `first`.
+    left: u16,
+    first: usize,
+    groups: usize,
+}
+
+impl Iterator for ChangedGroups {
+    type Item = usize;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<usize> {
+        if self.left == 0 {
+            (self.first, self.left) = (self.first + 16, self.changed);
+        }
+        let group = self.first + self.left.trailing_zeros() as usize;
+        self.left &= self.left.wrapping_sub(1);
+        (group < self.groups).then_some(group)
     }
 }
 
@@ -402,6 +434,35 @@ mod tests {
     #[test]
     fn every_hash_gives_a_live_tag() {
         assert!((0..=255).all(|hash| tag_of(hash) > DELETED));
+    }
+
+    #[test]
+    fn the_groups_that_may_have_changed_are_those_of_the_bits_modulo_sixteen() {
+        for (changed, groups) in [(0, 68), (1, 1), (1, 68), (0x8000, 15), (0x8000, 68), (0xa005, 68), (u16::MAX, 33)] {
+            let listed =
+                ChangedGroups { changed, left: changed, first: 0, groups: if changed == 0 { 0 } else { groups } };
+            let expected = (0..groups).filter(|group| changed >> (group % 16) & 1 == 1);
+            assert!(listed.eq(expected), "{changed:x} of {groups}");
+        }
+    }
+
+    #[test]
+    fn a_change_is_listed_with_its_group_until_its_bits_are_cleared() {
+        let arena = crate::memory::Arena::new(crate::memory::MemoryBudget::new(4 << 20), Default::default());
+        let grid = Grid { groups: 68, stride: 240 };
+        let mut page = Page::empty(arena.take("test", block_size(PAGE_LEN)).unwrap(), 0, 0, 0, 0);
+        for at in [SlotAt { group: 3, lane: 7 }, SlotAt { group: 67, lane: 0 }] {
+            page.mark(grid, at, 1, page.bits(grid, at));
+            page.mark(grid, at, 0, page.bits(grid, at));
+        }
+        let changed = |page: &Page, parity| {
+            let groups = page.changed_groups(grid, parity);
+            groups.map(|group| (group as u16, page.lanes(grid, group, parity))).filter(|(_, set)| *set != 0).collect()
+        };
+        let both: Vec<(u16, u8)> = changed(&page, 1);
+        assert_eq!(both, [(3, 0x80), (67, 1)]);
+        page.clear_lanes(grid, 1, &both);
+        assert_eq!((changed(&page, 1), changed(&page, 0)), (Vec::new(), both));
     }
 
     #[test]

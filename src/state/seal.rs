@@ -174,15 +174,19 @@ impl Table {
     }
 
     /// Asks for what the harvest will read of the pages behind the next: their changes lie far apart, and none of it was read since the
-    /// barrier. First the controls, then the cells that they name.
+    /// barrier. First what is known of a page, then its controls, then the cells that they name.
     fn fetch_sealed(&self) {
         /// How many pages ahead, and how many groups of each: with more changes a page is read from one end to the other.
+        const PAGES: usize = 12;
         const CONTROLS: usize = 6;
         const CELLS: usize = 3;
-        const GROUPS: usize = 4;
+        const GROUPS: usize = 12;
         let sealed = 1 - self.parity;
+        let page_ahead = |pages: usize| self.pages.get(*self.lists[sealed].get(self.harvested + pages)? as usize);
+        // Loads that nothing waits for, one at each end: it may lie in two lines.
+        std::hint::black_box(page_ahead(PAGES).map(|page| (page.bytes().len(), page.flags)));
         let ahead = |pages: usize| {
-            let page = self.pages.get(*self.lists[sealed].get(self.harvested + pages)? as usize)?;
+            let page = page_ahead(pages)?;
             (!page.bytes().is_empty()).then(|| (page, self.layout.grid(page.bytes())))
         };
         if let Some((page, grid)) = ahead(CONTROLS) {
@@ -224,50 +228,72 @@ impl Table {
     }
 
     fn put_changes(&mut self, index: usize, out: &mut PieceBuffer) {
-        let sealed = 1 - self.parity;
-        // Only a page that did not change since the barrier may still leave as a whole.
         let page = &self.pages[index];
-        let unchanged = page.flags[self.parity] & LISTED == 0 && page.staged == NONE;
-        if unchanged && self.changes_len(page) * 2 >= page.bytes().len() {
-            return self.put_image(index, out);
+        let grid = self.layout.grid(page.bytes());
+        let mut changed = std::mem::take(&mut out.changed);
+        changed.clear();
+        for group in page.changed_groups(grid, 1 - self.parity) {
+            let set = page.lanes(grid, group, 1 - self.parity);
+            if set != 0 {
+                changed.push((group as u16, set));
+            }
         }
+        // Only a page that did not change since the barrier may still leave as a whole.
+        let unchanged = page.flags[self.parity] & LISTED == 0 && page.staged == NONE;
+        if unchanged && self.changes_len(page, &changed) * 2 >= page.bytes().len() {
+            self.put_image(index, out);
+        } else {
+            self.put_delta(index, &changed, out);
+        }
+        out.changed = changed;
+    }
+
+    fn put_delta(&mut self, index: usize, changed: &[(u16, u8)], out: &mut PieceBuffer) {
+        let sealed = 1 - self.parity;
         let first_staged = std::mem::replace(&mut self.pages[index].staged, NONE);
         self.stage.collect(first_staged);
         let page = &self.pages[index];
         let (bytes, grid) = (page.bytes(), self.layout.grid(page.bytes()));
         let mut delta = piece::Delta::begin(out, self.page_key(index));
-        // The page may have been longer when the epoch was sealed.
-        let has_staged = first_staged != NONE;
-        let all = if has_staged { grid.groups.max(self.stage.collected_groups()) } else { 0 };
-        let changed = page.changed_groups(grid, sealed).filter(|_| !has_staged);
-        for group in (0..all).chain(changed) {
-            let staged = self.stage.collected_lanes(group);
-            let in_place = if group < grid.groups { page.lanes(grid, group, sealed) } else { 0 };
-            for lane in lanes(staged | in_place) {
-                let at = SlotAt { group, lane };
-                if staged & 1 << lane == 0 {
-                    let (state, cell) = slot_content(bytes, self.layout, at);
-                    delta.add(piece::slot_word(at.slot(), state), cell);
-                } else {
-                    let staged = self.stage.collected(at);
-                    delta.add(staged.slot, staged.cell);
+        let put = |delta: &mut piece::Delta<'_>, at: SlotAt| {
+            let (state, cell) = slot_content(bytes, self.layout, at);
+            delta.add(piece::slot_word(at.slot(), state), cell);
+        };
+        if first_staged == NONE {
+            for (group, set) in changed {
+                lanes(*set).for_each(|lane| put(&mut delta, SlotAt { group: usize::from(*group), lane }));
+            }
+        } else {
+            // The page may have been longer when the epoch was sealed.
+            for group in 0..grid.groups.max(self.stage.collected_groups()) {
+                let staged = self.stage.collected_lanes(group);
+                let in_place = if group < grid.groups { page.lanes(grid, group, sealed) } else { 0 };
+                for lane in lanes(staged | in_place) {
+                    let at = SlotAt { group, lane };
+                    if staged & 1 << lane == 0 {
+                        put(&mut delta, at);
+                    } else {
+                        let staged = self.stage.collected(at);
+                        delta.add(staged.slot, staged.cell);
+                    }
                 }
             }
         }
         delta.end();
         self.stage.forget_collected();
-        self.pages[index].take_bits(grid, sealed, |_| {});
+        self.pages[index].clear_lanes(grid, sealed, changed);
     }
 
-    /// How many bytes a delta of the sealed changes of a page would take, about.
-    fn changes_len(&self, page: &Page) -> usize {
-        let (sealed, grid) = (1 - self.parity, self.layout.grid(page.bytes()));
-        let groups = page.changed_groups(grid, sealed).map(|group| (group, page.lanes(grid, group, sealed)));
+    /// How many bytes a delta of these changes of a page would take, about.
+    fn changes_len(&self, page: &Page, changed: &[(u16, u8)]) -> usize {
         if let Layout::Fixed(shape) = self.layout {
-            let slots: u32 = groups.map(|(_, set)| set.count_ones()).sum();
+            let slots: u32 = changed.iter().map(|(_, set)| set.count_ones()).sum();
             return slots as usize * (shape.cell_len() + CHANGE_LEN);
         }
-        let slots = groups.flat_map(|(group, set)| lanes(set).map(move |lane| SlotAt { group, lane }));
+        let slots = changed.iter().flat_map(|(group, set)| {
+            let group = usize::from(*group);
+            lanes(*set).map(move |lane| SlotAt { group, lane })
+        });
         slots.map(|at| slot_content(page.bytes(), self.layout, at).1.len() + CHANGE_LEN).sum()
     }
 

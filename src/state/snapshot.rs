@@ -7,10 +7,11 @@ use super::backend::StateBackend;
 use super::piece::{HARVEST_ROOM, PieceBuffer};
 use super::residency::give_up_task;
 use crate::checkpoint::{CheckpointId, HashSpan, PageKey, Piece, PieceBlock, PieceKind};
-use crate::memory::{Arena, Buffer};
+use crate::memory::Arena;
 
 const WHO: &str = "the blocks of a snapshot";
 const BLOCK_LEN_MIN: usize = 64 << 10;
+const BLOCK_LEN_MIDDLE: usize = 256 << 10;
 const BLOCK_LEN_MAX: usize = 1 << 20;
 
 /// Takes the blocks of a snapshot towards the store.
@@ -48,6 +49,9 @@ pub(super) struct Harvest {
     /// A full block the sink has refused so far.
     waiting: Option<PieceBlock>,
     blocks: u32,
+    /// How many pages were harvested, and the bytes of their pieces.
+    pages: usize,
+    bytes: usize,
 }
 
 impl StateBackend {
@@ -59,8 +63,8 @@ impl StateBackend {
     pub fn barrier(&mut self, checkpoint: CheckpointId) {
         assert!(self.harvest.is_none(), "a barrier while the last snapshot is still being harvested");
         self.tables.iter().for_each(|table| table.borrow_mut().seal());
-        self.harvest =
-            Some(Harvest { checkpoint, gone: std::mem::take(&mut self.gone), filling: None, waiting: None, blocks: 0 });
+        let gone = std::mem::take(&mut self.gone);
+        self.harvest = Some(Harvest { checkpoint, gone, filling: None, waiting: None, blocks: 0, pages: 0, bytes: 0 });
     }
 
     /// Whether a snapshot is in progress.
@@ -143,16 +147,18 @@ impl StateBackend {
                     continue;
                 }
                 if harvest.filling.is_none() {
-                    let expected = (table.sealed_left() + 1) * HARVEST_ROOM / 2;
-                    let capacity = expected.clamp(BLOCK_LEN_MIN, BLOCK_LEN_MAX);
                     // Memory may have no room for a large one.
-                    let buffer = Buffer::take(&self.arena, WHO, capacity)
-                        .or_else(|_| Buffer::take(&self.arena, WHO, BLOCK_LEN_MIN))
+                    let len = harvest.block_len(table.sealed_left());
+                    let buffer = PieceBlock::take_buffer(&self.arena, WHO, len)
+                        .or_else(|_| PieceBlock::take_buffer(&self.arena, WHO, BLOCK_LEN_MIN))
                         .map_err(|source| table.given_up_by(source))?;
-                    harvest.filling = Some(PieceBuffer { buffer, pieces: Vec::new() });
+                    harvest.filling = Some(PieceBuffer::new(buffer, Vec::new()));
                 }
                 let filling = harvest.filling.as_mut().expect("taken above");
+                let before = filling.len();
                 work_bytes += table.harvest_page(filling)?;
+                harvest.pages += 1;
+                harvest.bytes += filling.len() - before;
             }
         }
         harvest.close_block();
@@ -164,6 +170,15 @@ impl StateBackend {
 }
 
 impl Harvest {
+    /// How long the next block should be, with so many pages left: at most about a quarter of what is still to come, as the pages so far let
+    /// expect, because the store takes a block apart while the next is being filled and only has the last one left to do at the end.
+    fn block_len(&self, pages_left: usize) -> usize {
+        let most = (pages_left + 1) * HARVEST_ROOM / 2;
+        let expected = (self.bytes * pages_left).checked_div(self.pages).unwrap_or(BLOCK_LEN_MAX);
+        let quarter = if expected >= 4 * BLOCK_LEN_MAX { BLOCK_LEN_MAX } else { BLOCK_LEN_MIDDLE };
+        most.clamp(BLOCK_LEN_MIN, quarter)
+    }
+
     /// Whether nothing is left waiting.
     fn offer_waiting(&mut self, sink: &mut impl PieceSink) -> bool {
         let Some(block) = self.waiting.take() else { return true };
@@ -184,24 +199,47 @@ impl Harvest {
         if self.gone.is_empty() {
             return Ok(());
         }
-        let taken = Buffer::take(arena, WHO, BLOCK_LEN_MIN);
+        let taken = PieceBlock::take_buffer(arena, WHO, BLOCK_LEN_MIN);
         let buffer = taken.map_err(|source| StateError::SnapshotWithoutMemory { source })?;
         let gone = self.gone.drain(..).map(|page| Piece {
             page,
             kind: PieceKind::Image,
-            offset: 0,
+            offset: PieceBlock::HEAD_BYTES as u32,
             len: 0,
             span: HashSpan::default(),
         });
-        self.filling = Some(PieceBuffer { buffer, pieces: gone.collect() });
+        self.filling = Some(PieceBuffer::new(buffer, gone.collect()));
         Ok(())
     }
 
     fn close_block(&mut self) {
-        if let Some(PieceBuffer { buffer, pieces }) = self.filling.take()
+        if let Some(PieceBuffer { buffer, pieces, .. }) = self.filling.take()
             && !pieces.is_empty()
         {
             self.waiting = Some(PieceBlock { checkpoint: self.checkpoint, buffer, pieces });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn harvest(pages: usize, bytes: usize) -> Harvest {
+        let checkpoint = CheckpointId(1);
+        Harvest { checkpoint, gone: Vec::new(), filling: None, waiting: None, blocks: 0, pages, bytes }
+    }
+
+    #[test]
+    fn the_blocks_of_many_small_changes_are_short_so_that_the_store_is_not_left_with_all_of_them_at_the_end() {
+        assert_eq!(harvest(0, 0).block_len(20_000), BLOCK_LEN_MIDDLE);
+        assert_eq!(harvest(4_000, 4_000 * 60).block_len(16_000), BLOCK_LEN_MIDDLE);
+    }
+
+    #[test]
+    fn blocks_are_a_megabyte_while_much_is_to_come_and_small_for_a_few_pages() {
+        assert_eq!(harvest(16, 16 << 14).block_len(20_000), BLOCK_LEN_MAX);
+        assert_eq!(harvest(20_000, 20_000 << 14).block_len(200), BLOCK_LEN_MIDDLE);
+        assert_eq!(harvest(0, 0).block_len(2), BLOCK_LEN_MIN);
     }
 }

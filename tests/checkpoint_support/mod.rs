@@ -6,7 +6,7 @@
 
 use millstream::checkpoint::*;
 use millstream::io::{FileId, Io, IoError, IoOp, IoOutput, IoToken, OpenMode};
-use millstream::memory::{Arena, ArenaOptions, Buffer, HugePages, MemoryBudget};
+use millstream::memory::{Arena, ArenaOptions, HugePages, MemoryBudget};
 use millstream::state::KeyGroupRange;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::ErrorKind;
@@ -278,8 +278,7 @@ impl Job {
         let mut blocks = 0;
         let mut rest = pieces;
         while !rest.is_empty() {
-            let mut buffer = Buffer::take(&self.arena, "test", buffer_bytes).unwrap();
-            buffer.clear();
+            let mut buffer = PieceBlock::take_buffer(&self.arena, "test", buffer_bytes).unwrap();
             let mut listed = Vec::new();
             while let Some((page, kind, bytes)) = rest.first() {
                 buffer.pad_to(8);

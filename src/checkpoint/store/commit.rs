@@ -12,7 +12,7 @@
 
 use super::{Active, Advance, CheckpointStore, Extent, Op, Opening, Phase, Queued, Retained, StoreEvent};
 use crate::checkpoint::error::CheckpointError;
-use crate::checkpoint::format::{self, BlockKind, BlockPlace, HEADER_BYTES, SECTOR_BYTES};
+use crate::checkpoint::format::{self, BlockKind, BlockPlace, SECTOR_BYTES};
 use crate::checkpoint::manifest::{Manifest, SnapshotKind, Subtask, Vertex};
 use crate::checkpoint::page_map::{EntriesWriter, Entry, MapBlock, MapRange, PieceRef};
 use crate::checkpoint::snapshot::PageKey;
@@ -179,7 +179,7 @@ impl CheckpointStore {
         active.new_bytes += len;
         let job = format::fnv1a(self.job_name.as_bytes());
         let place = BlockPlace { job, checkpoint: active.plan.id.0, file: number, offset };
-        let block = format::seal(&mut queued.parts, queued.kind, place, queued.payload_offset, queued.payload_len);
+        let block = format::seal(&mut queued.parts, queued.kind, place, queued.payload_len);
         match queued.kind {
             BlockKind::Manifest => active.manifest = Some(block),
             BlockKind::PageMap => {
@@ -199,22 +199,23 @@ impl CheckpointStore {
     }
 
     fn note_pieces(&mut self, active: &mut Active, queued: &Queued, file: u32, block_offset: u64) {
-        let Some(last) = queued.parts.last() else { return };
-        // With a header sector of its own the payload begins where the second part does.
-        let shift = if queued.payload_offset as usize == HEADER_BYTES { HEADER_BYTES } else { 0 };
+        let [block] = &queued.parts[..] else { return };
+        let (block, first_entry) = (block.filled(), active.entries.len());
         for piece in &queued.pieces {
-            let start = shift + piece.offset as usize;
-            let crc = piece.page.checksum(&last.filled()[start..start + piece.len as usize]);
-            let offset = block_offset + u64::from(queued.payload_offset) + u64::from(piece.offset);
+            let start = piece.offset as usize;
+            let crc = piece.page.checksum(&block[start..start + piece.len as usize]);
+            let offset = block_offset + u64::from(piece.offset);
             let placed = PieceRef { file, len: piece.len, offset, crc, kind: piece.kind, span: piece.span };
-            if !self.map.apply(piece.page, placed) {
+            let Some(chain_len) = self.map.apply(piece.page, placed) else {
                 let (id, PageKey { state, key_group, page }) = (active.plan.id, piece.page);
                 active.failure.get_or_insert(CheckpointError::DeltaWithoutImage { id, state, key_group, page });
                 return;
-            }
-            self.note_chain(piece.page);
+            };
+            self.note_chain(piece.page, chain_len);
             active.entries.push(Entry { page: piece.page, piece: placed });
         }
+        // While the next block is still being filled; what is sorted in parts is soon sorted as a whole.
+        active.entries[first_entry..].sort_by_key(|entry| entry.page);
     }
 
     fn choose_mapping(&mut self, active: &mut Active) {
@@ -258,7 +259,6 @@ impl CheckpointStore {
             Ok(parts) => active.queue.push_back(Queued {
                 parts,
                 kind,
-                payload_offset: HEADER_BYTES as u32,
                 payload_len: payload.len() as u64,
                 pieces: Vec::new(),
                 map_range,
@@ -396,7 +396,7 @@ impl CheckpointStore {
         for (_, file) in files.into_iter().filter(|(number, _)| Some(*number) != current) {
             self.close_later(io, file);
         }
-        self.remove_unreachable(io);
+        self.remove_unreachable(io, active.new_bytes);
         StoreEvent::Committed {
             id,
             kind,

@@ -83,7 +83,8 @@ impl CheckpointStore {
     }
 
     fn map_is_complete(&mut self) {
-        let pages: Vec<_> = self.map.iter().map(|(page, _)| page).collect();
-        pages.into_iter().for_each(|page| self.note_chain(page));
+        let map = std::mem::take(&mut self.map);
+        map.lens().for_each(|(page, len)| self.note_chain(page, len));
+        self.map = map;
     }
 }

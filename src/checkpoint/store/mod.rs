@@ -298,7 +298,6 @@ enum Phase {
 struct Queued {
     parts: Vec<Buffer>,
     kind: BlockKind,
-    payload_offset: u32,
     payload_len: u64,
     pieces: Vec<Piece>,
     /// Of a block of the page map: what it is about.
@@ -380,24 +379,24 @@ impl CheckpointStore {
         }
         active.blocks_received += 1;
         let id = active.plan.id;
-        let payload_len = block.buffer.len();
-        let outside = |piece: &&Piece| piece.offset as usize + piece.len as usize > payload_len;
-        if let Some(piece) = block.pieces.iter().find(outside) {
+        let PieceBlock { mut buffer, pieces, .. } = block;
+        let room = PieceBlock::HEAD_BYTES..buffer.len();
+        let outside = |piece: &&Piece| {
+            (piece.offset as usize) < room.start || piece.offset as usize + piece.len as usize > room.end
+        };
+        if let Some(piece) = pieces.iter().find(outside) {
             let PageKey { state, key_group, .. } = piece.page;
             active.failure = Some(CheckpointError::PieceOutsideBuffer { id, state, key_group });
             return Ok(());
         }
-        match format::buffers_around(&self.arena, block.buffer) {
-            Ok((parts, payload_offset)) => active.queue.push_back(Queued {
-                parts,
-                kind: BlockKind::Pieces,
-                payload_offset,
-                payload_len: payload_len as u64,
-                pieces: block.pieces,
-                map_range: MapRange::default(),
-            }),
-            Err(error) => active.failure = Some(CheckpointError::Memory { id, error }),
-        }
+        buffer.pad_to(format::SECTOR_BYTES);
+        active.queue.push_back(Queued {
+            parts: vec![buffer],
+            kind: BlockKind::Pieces,
+            payload_len: room.len() as u64,
+            pieces,
+            map_range: MapRange::default(),
+        });
         Ok(())
     }
 

@@ -11,13 +11,14 @@
 
 use super::{Background, CheckpointStore, ImagesNeeded};
 use crate::checkpoint::format::{extent_name, superblock_name};
+use crate::checkpoint::page_map::ChainLen;
 use crate::checkpoint::snapshot::PageKey;
 use crate::io::{FileId, Io, IoOp};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How many extents are kept to be written again. The blocks of a new file must be entered into the file system's journal when they are
-/// flushed; those of one that was written before need not be.
-const SPARES_MAX: usize = 2;
+/// How many extents are kept to be written again, however little checkpoints write. The blocks of a new file must be entered into the file
+/// system's journal when they are flushed; those of one that was written before need not be.
+const SPARES_MIN: usize = 2;
 
 /// In so many steps, from one to one and a half times its image, a page's deltas may add up before an image is due.
 const SPREAD_BYTES: usize = 8;
@@ -71,26 +72,23 @@ impl CheckpointStore {
         candidates.into_iter().take_while(fits).map(|(_, number)| number).collect()
     }
 
-    /// Keeps track of pages whose chain is so long that an image is due.
-    pub(super) fn note_chain(&mut self, page: PageKey) {
-        let spread = page.page as usize + usize::from(page.key_group);
-        let Some((image, deltas)) = self.map.chain(page).split_first() else {
+    /// Keeps track of pages whose chain is so long that an image is due. A chain only grows until its page gets an image.
+    pub(super) fn note_chain(&mut self, page: PageKey, len: ChainLen) {
+        if len.deltas == 0 {
             self.long_chains.remove(&page);
             return;
-        };
+        }
+        let spread = page.page as usize + usize::from(page.key_group);
         let deltas_due = self.options.deltas_max - spread % (self.options.deltas_max / 2).max(1);
-        let image_bytes = u64::from(image.len);
-        let bytes_due = image_bytes + image_bytes * (spread % SPREAD_BYTES) as u64 / (2 * SPREAD_BYTES) as u64;
-        let delta_bytes: u64 = deltas.iter().map(|delta| u64::from(delta.len)).sum();
-        if deltas.len() >= deltas_due || delta_bytes >= bytes_due {
+        let bytes_due = len.image_bytes + len.image_bytes * (spread % SPREAD_BYTES) as u64 / (2 * SPREAD_BYTES) as u64;
+        if len.deltas >= deltas_due || len.delta_bytes >= bytes_due {
             self.long_chains.insert(page);
-        } else {
-            self.long_chains.remove(&page);
         }
     }
 
-    /// Removes what no retained checkpoint, no reader and no writer needs, but for a few extents to be written again. Failures are logged and tried again later.
-    pub(super) fn remove_unreachable(&mut self, io: &mut dyn Io) {
+    /// Removes what no retained checkpoint, no reader and no writer needs, but for extents to be written again: a few, or as many as hold what
+    /// the last checkpoint wrote. Failures are logged and tried again later.
+    pub(super) fn remove_unreachable(&mut self, io: &mut dyn Io, written_bytes: u64) {
         let mut needed: BTreeSet<u32> = self.retained.iter().flat_map(|kept| kept.extents.iter().copied()).collect();
         needed.extend(self.current.map(|extent| extent.number));
         if self.restored_alive.strong_count() > 0 {
@@ -101,10 +99,13 @@ impl CheckpointStore {
         let (kept, gone): (BTreeMap<u32, u64>, BTreeMap<u32, u64>) =
             std::mem::take(&mut self.extents).into_iter().partition(|(number, _)| needed.contains(number));
         self.extents = kept;
-        for (number, len_bytes) in gone {
+        let mut spare_bytes = 0;
+        for (number, len_bytes) in std::mem::take(&mut self.spares).into_iter().chain(gone) {
             let is_condemned = self.condemned.remove(&number);
-            if !is_condemned && len_bytes >= self.next_extent_bytes && self.spares.len() < SPARES_MAX {
+            let is_wanted = self.spares.len() < SPARES_MIN || spare_bytes + len_bytes <= written_bytes;
+            if !is_condemned && len_bytes >= self.next_extent_bytes && is_wanted {
                 self.spares.push((number, len_bytes));
+                spare_bytes += len_bytes;
             } else {
                 self.remove_extent(io, number, len_bytes);
             }
