@@ -331,10 +331,10 @@ impl Control {
             }
         }
         for job in self.jobs.values_mut() {
-            job.savepoints.step(io, now_ns);
+            job.step_savepoints(io, now_ns);
         }
         for job in &mut self.lingering {
-            job.runtime.savepoints.step(io, now_ns);
+            job.runtime.step_savepoints(io, now_ns);
             job.runtime.step_store(io, now_ns);
         }
         let is_done = |job: &mut Lingering| !job.runtime.is_lingering();
@@ -486,7 +486,6 @@ impl Control {
         }
         let Some(mut runtime) = self.jobs.remove(job) else { return };
         runtime.savepoints.give_up_waiting("the job ended without another checkpoint");
-        runtime.finish_follower();
         match runtime.is_lingering() {
             true => self.lingering.push(Lingering { runtime, state: *state, reason: reason.clone() }),
             false => runtime.end(io, *state, reason.clone()),
