@@ -26,13 +26,36 @@ impl OutputGate {
         Self { senders, partitioner }
     }
 
-    /// Writes a record whose key has this Java `hashCode` (any value on edges without keys). Errors as `Sender::push`.
-    #[inline]
-    pub fn push(&mut self, stamp: &Stamp, hash_code: i32, key: &[u8], payload: &[u8]) -> Result<(), ExchangeError> {
-        match self.partitioner.targets(hash_code) {
-            Targets::One(channel) => self.senders[channel].push(stamp, key, payload),
-            Targets::All => self.senders.iter_mut().try_for_each(|sender| sender.push(stamp, key, payload)),
+    /// Writes a record whose key has this Java `hashCode` (any value on edges without keys). `failed` gets errors as those of `Sender::push`:
+    /// handing results through would cost every record a dozen moves.
+    // Always: the lengths are constants for fixed records only where the record's type is known.
+    #[inline(always)]
+    pub fn push(
+        &mut self,
+        stamp: &Stamp,
+        hash_code: i32,
+        key: &[u8],
+        payload: &[u8],
+        failed: impl FnOnce(ExchangeError),
+    ) {
+        let pushed = match self.partitioner.targets(hash_code) {
+            Targets::One(channel) => {
+                let sender = &mut self.senders[channel];
+                if sender.try_push(stamp, key, payload) {
+                    return;
+                }
+                sender.push_behind(*stamp, key, payload)
+            }
+            Targets::All => self.push_to_all(*stamp, key, payload),
+        };
+        if let Err(error) = pushed {
+            failed(error);
         }
+    }
+
+    #[inline(never)]
+    fn push_to_all(&mut self, stamp: Stamp, key: &[u8], payload: &[u8]) -> Result<(), ExchangeError> {
+        self.senders.iter_mut().try_for_each(|sender| sender.push(&stamp, key, payload))
     }
 
     /// Writes an event into every channel and publishes it; every channel gets it even when one fails.
@@ -96,7 +119,7 @@ mod tests {
     }
 
     fn push(gate: &mut OutputGate, key: u64) {
-        gate.push(&stamp(1), key as i32, &key.to_ne_bytes(), &[0; 8]).unwrap();
+        gate.push(&stamp(1), key as i32, &key.to_ne_bytes(), &[0; 8], |error| panic!("{error}"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Semantics: Flink's ForwardPartitioner, KeyGroupStreamPartitioner, RebalancePartitioner, BroadcastPartitioner. Unlike Flink,
 //! rebalance begins at a given channel instead of a random one, so that a run can be repeated.
 
-use crate::state::{KeyGroup, murmur_hash};
+use crate::state::KeyGroup;
 
 /// Decides which of an edge's channels gets a record.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ pub enum Targets {
 pub struct KeyGroupOwners {
     subtask_of: Box<[u16]>,
     /// `max_parallelism - 1` when that is a power of two, so that the remainder is a mask.
-    mask: Option<u32>,
+    mask: Option<u16>,
 }
 
 impl Partitioner {
@@ -51,7 +51,7 @@ impl Partitioner {
             "{parallelism} subtasks cannot share {max_parallelism} key groups"
         );
         let owner = |group| KeyGroup(group).subtask(parallelism, max_parallelism) as u16;
-        let mask = max_parallelism.is_power_of_two().then(|| u32::from(max_parallelism) - 1);
+        let mask = max_parallelism.is_power_of_two().then(|| max_parallelism - 1);
         Self::Hash(KeyGroupOwners { subtask_of: (0..max_parallelism).map(owner).collect(), mask })
     }
 
@@ -63,9 +63,12 @@ impl Partitioner {
     /// The channels of the next record, whose key has this Java `hashCode` (only looked at by `Hash`).
     #[inline]
     pub fn targets(&mut self, hash_code: i32) -> Targets {
+        // First, because only there the choice is a part of the work that counts.
+        if let Self::Hash(owners) = self {
+            return Targets::One(owners.subtask(hash_code));
+        }
         match self {
-            Self::Forward => Targets::One(0),
-            Self::Hash(owners) => Targets::One(owners.subtask(hash_code)),
+            Self::Forward | Self::Hash(_) => Targets::One(0),
             Self::Rebalance { next, channels } => {
                 let target = *next;
                 *next = if target + 1 == *channels { 0 } else { target + 1 };
@@ -80,10 +83,10 @@ impl KeyGroupOwners {
     #[inline]
     fn subtask(&self, hash_code: i32) -> usize {
         let group = match self.mask {
-            Some(mask) => murmur_hash(hash_code) as u32 & mask,
-            None => u32::from(KeyGroup::of_hash_code(hash_code, self.subtask_of.len() as u16).0),
+            Some(mask) => KeyGroup::of_hash_code_masked(hash_code, mask),
+            None => KeyGroup::of_hash_code(hash_code, self.subtask_of.len() as u16),
         };
-        usize::from(self.subtask_of[group as usize])
+        usize::from(self.subtask_of[usize::from(group.0)])
     }
 }
 

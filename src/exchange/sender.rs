@@ -78,17 +78,48 @@ impl Sender {
     /// Asserts that the lengths are those of the channel's shape.
     #[inline(always)]
     pub fn push(&mut self, stamp: &Stamp, key: &[u8], payload: &[u8]) -> Result<(), ExchangeError> {
-        if !self.shape.admits(key.len(), payload.len()) {
-            self.refuse_lengths(key.len(), payload.len());
+        if self.try_push(stamp, key, payload) { Ok(()) } else { self.push_behind(*stamp, key, payload) }
+    }
+
+    /// Writes one record if there is room for it in the frame being filled; `false` when that has another origin or is full. Always inline: the
+    /// lengths are then constants for fixed records, and the writes into the place are not checked again.
+    #[inline(always)]
+    pub(super) fn try_push(&mut self, stamp: &Stamp, key: &[u8], payload: &[u8]) -> bool {
+        let (Some(open), Some(writer)) = (&mut self.open, &mut self.writer) else { return false };
+        if open.origin != FrameOrigin::of(stamp) || !self.shape.admits(key.len(), payload.len()) {
+            return false;
         }
-        let (origin, fixed) = (FrameOrigin::of(stamp), matches!(self.shape, RecordShape::Fixed { .. }));
-        if fixed {
-            let len = fixed_len(key.len(), payload.len());
-            write_fixed(self.room(origin, len)?, stamp.at, key, payload);
+        let is_fixed = matches!(self.shape, RecordShape::Fixed { .. });
+        let len = if is_fixed { fixed_len(key.len(), payload.len()) } else { sized_len(key.len(), payload.len()) };
+        let Some(place) = writer.append(len) else { return false };
+        open.count += 1;
+        if is_fixed {
+            write_fixed(place, stamp.at, key, payload);
         } else {
-            let len = sized_len(key.len(), payload.len());
-            write_sized(self.room(origin, len)?, stamp.at, key, payload);
+            write_sized(place, stamp.at, key, payload);
         }
+        true
+    }
+
+    /// Writes one record into a frame of its own. Takes the stamp by value: by reference it would have to be in memory for every record.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn push_behind(&mut self, stamp: Stamp, key: &[u8], payload: &[u8]) -> Result<(), ExchangeError> {
+        let (key_len, payload_len) = (key.len(), payload.len());
+        assert!(
+            self.shape.admits(key_len, payload_len),
+            "{}: a record with a key of {key_len} and a payload of {payload_len} bytes on a channel of {:?}",
+            self.who,
+            self.shape
+        );
+        let is_fixed = matches!(self.shape, RecordShape::Fixed { .. });
+        let len = if is_fixed { fixed_len(key_len, payload_len) } else { sized_len(key_len, payload_len) };
+        self.make_room(len)?;
+        let writer = self.writer.as_mut().expect("make_room left a segment");
+        let start = writer.position();
+        writer.append(FRAME_HEADER_LEN_BYTES).expect("make_room left room for the header");
+        self.open = Some(OpenFrame { origin: FrameOrigin::of(&stamp), start, count: 0 });
+        assert!(self.try_push(&stamp, key, payload), "make_room left room for the record");
         Ok(())
     }
 
@@ -164,49 +195,9 @@ impl Sender {
         self.who
     }
 
-    /// The place of the next record of `len` bytes, in a frame of its origin. Always inline: `len` is then a constant for fixed
-    /// records, and the writes into the place are not checked again.
-    #[inline(always)]
-    fn room(&mut self, origin: FrameOrigin, len: usize) -> Result<&mut [u8], ExchangeError> {
-        if !self.has_room(origin, len) {
-            self.open_frame(origin, len)?;
-        }
-        let open = self.open.as_mut().expect("open_frame left a frame");
-        open.count += 1;
-        let writer = self.writer.as_mut().expect("a frame lies in the segment being filled");
-        Ok(writer.append(len).expect("open_frame left room for the record"))
-    }
-
-    #[inline(always)]
-    fn has_room(&self, origin: FrameOrigin, len: usize) -> bool {
-        match (&self.open, &self.writer) {
-            (Some(open), Some(writer)) => open.origin == origin && writer.remaining() >= len,
-            _ => false,
-        }
-    }
-
     #[inline]
     fn remaining(&self) -> usize {
         self.writer.as_ref().map_or(0, SegmentWriter::remaining)
-    }
-
-    // Takes nothing of the record, so that the fast path can keep it in registers.
-    #[cold]
-    fn open_frame(&mut self, origin: FrameOrigin, len: usize) -> Result<(), ExchangeError> {
-        self.make_room(len)?;
-        let writer = self.writer.as_mut().expect("make_room left a segment");
-        let start = writer.position();
-        writer.append(FRAME_HEADER_LEN_BYTES).expect("make_room left room for the header");
-        self.open = Some(OpenFrame { origin, start, count: 0 });
-        Ok(())
-    }
-
-    #[cold]
-    fn refuse_lengths(&self, key_len: usize, payload_len: usize) {
-        panic!(
-            "{}: a record with a key of {key_len} and a payload of {payload_len} bytes on a channel of {:?}",
-            self.who, self.shape
-        );
     }
 
     /// Closes the open frame and sees to it that a new one of `len` bytes fits behind it.

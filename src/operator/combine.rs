@@ -13,7 +13,7 @@
 //! once per sender and slice.
 
 use super::aggregate::Aggregate;
-use super::exchange::{pass_on, report};
+use super::exchange::pass_on;
 use super::{ChainContext, Flow, Signal, Stage};
 use crate::exchange::OutputGate;
 use crate::memory::{MemoryBudget, MemoryError, Reservation};
@@ -239,7 +239,8 @@ fn push<K: FixedKey, T: FixedValue>(
     accumulator: &T,
 ) {
     let partial = Partial::of(accumulator);
-    report(cx, Ok(gate.push(stamp, key.hash_code(), key.bytes(), bytemuck::bytes_of(&partial))));
+    let payload = bytemuck::bytes_of(&partial);
+    gate.push(stamp, key.hash_code(), key.bytes(), payload, |error| cx.fail("exchange", error));
 }
 
 impl<V, K, F, A> Stage<V> for Combine<V, K, F, A>

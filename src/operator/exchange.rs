@@ -3,8 +3,8 @@
 //! Not here: how a record picks its channel and crosses (`exchange`).
 
 use super::{ChainContext, Flow, Signal, Stage};
-use crate::exchange::{ExchangeError, InBand, OutputGate};
-use crate::record::{Key, KeySelector, Record, RecordError, Scratch, Stamp};
+use crate::exchange::{InBand, OutputGate};
+use crate::record::{Key, KeySelector, Record, Scratch, Stamp};
 use crate::slot::Progress;
 
 /// Sends records on without a key.
@@ -37,9 +37,12 @@ impl<S> KeyedExchange<S> {
 impl<V: Record> Stage<V> for Exchange {
     #[inline]
     fn record(&mut self, cx: &mut ChainContext<'_>, stamp: &Stamp, record: &V) {
-        let gate = &mut self.gate;
-        let sent = record.with_bytes(&mut self.scratch, |payload| gate.push(stamp, 0, &[], payload));
-        report(cx, sent);
+        let Self { gate, scratch } = self;
+        let written =
+            record.with_bytes(scratch, |payload| gate.push(stamp, 0, &[], payload, |error| cx.fail("exchange", error)));
+        if let Err(error) = written {
+            cx.fail("exchange", error);
+        }
     }
 
     fn signal(&mut self, cx: &mut ChainContext<'_>, signal: &mut Signal<'_>) -> Flow {
@@ -55,10 +58,14 @@ impl<V: Record, S: KeySelector<V>> Stage<V> for KeyedExchange<S> {
     #[inline]
     fn record(&mut self, cx: &mut ChainContext<'_>, stamp: &Stamp, record: &V) {
         let Self { gate, scratch, selector } = self;
-        let sent = selector.with_key(record, |key| {
-            record.with_bytes(scratch, |payload| gate.push(stamp, key.hash_code(), key.bytes(), payload))
+        let written = selector.with_key(record, |key| {
+            record.with_bytes(scratch, |payload| {
+                gate.push(stamp, key.hash_code(), key.bytes(), payload, |error| cx.fail("exchange", error));
+            })
         });
-        report(cx, sent);
+        if let Err(error) = written {
+            cx.fail("exchange", error);
+        }
     }
 
     fn signal(&mut self, cx: &mut ChainContext<'_>, signal: &mut Signal<'_>) -> Flow {
@@ -67,15 +74,6 @@ impl<V: Record, S: KeySelector<V>> Stage<V> for KeyedExchange<S> {
 
     fn is_blocked(&self) -> bool {
         self.gate.is_blocked()
-    }
-}
-
-#[inline]
-pub(super) fn report(cx: &mut ChainContext<'_>, sent: Result<Result<(), ExchangeError>, RecordError>) {
-    match sent {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => cx.fail("exchange", error),
-        Err(error) => cx.fail("exchange", error),
     }
 }
 

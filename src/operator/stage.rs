@@ -108,24 +108,27 @@ pub struct Restored<'a> {
 
 impl ChainContext<'_> {
     /// Says that `operator` failed. The first failure of a step is the one reported.
-    #[cold]
+    // Inline, so that a context of which only this is used need not be in memory.
+    #[inline(always)]
     pub fn fail(&mut self, operator: &str, reason: impl std::fmt::Display) {
-        self.fail_with(operator, reason, false);
+        fail(self.failure, operator, &reason, false);
     }
 
     /// The same when trying again would end the same way.
-    #[cold]
+    #[inline(always)]
     pub fn fail_for_good(&mut self, operator: &str, reason: impl std::fmt::Display) {
-        self.fail_with(operator, reason, true);
+        fail(self.failure, operator, &reason, true);
     }
+}
 
-    fn fail_with(&mut self, operator: &str, reason: impl std::fmt::Display, is_permanent: bool) {
-        self.failure.get_or_insert_with(|| OperatorFailure {
-            operator: operator.to_owned(),
-            reason: reason.to_string(),
-            is_permanent,
-        });
-    }
+#[cold]
+#[inline(never)]
+fn fail(failure: &mut Option<OperatorFailure>, operator: &str, reason: &dyn std::fmt::Display, is_permanent: bool) {
+    failure.get_or_insert_with(|| OperatorFailure {
+        operator: operator.to_owned(),
+        reason: reason.to_string(),
+        is_permanent,
+    });
 }
 
 impl SnapshotBuilder {

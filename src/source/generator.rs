@@ -100,17 +100,21 @@ impl<T: 'static, F: Fn(u64) -> T + Clone + Send + Sync + 'static> SplitReader fo
         records_max: usize,
         mut emit: E,
     ) -> Result<ReadStatus, SourceError> {
-        self.start.get_or_insert((cx.now_ns, self.emitted));
-        for _ in 0..records_max {
-            let Some(number) = self.number(self.emitted) else { return Ok(ReadStatus::Ended) };
-            let intended_ns = self.intended_ns(self.emitted).unwrap_or(cx.now_ns);
-            if intended_ns > cx.now_ns {
+        let now_ns = cx.now_ns;
+        self.start.get_or_insert((now_ns, self.emitted));
+        let Some(first) = self.number(self.emitted) else { return Ok(ReadStatus::Ended) };
+        let step = u64::from(self.source.splits);
+        let left = (self.source.records_max - 1 - first) / step + 1;
+        let records = left.min(records_max as u64);
+        for index in 0..records {
+            let intended_ns = self.intended_ns(self.emitted).unwrap_or(now_ns);
+            if intended_ns > now_ns {
                 return Ok(ReadStatus::Pending);
             }
-            emit(cx, &(self.source.function)(number), intended_ns);
+            emit(cx, &(self.source.function)(first + index * step), intended_ns);
             self.emitted += 1;
         }
-        Ok(ReadStatus::More)
+        Ok(if records == left { ReadStatus::Ended } else { ReadStatus::More })
     }
 
     fn position(&self, into: &mut Vec<u8>) {

@@ -47,7 +47,7 @@ impl KeyGroup {
 
     /// The same for a max parallelism that is a power of two, less one: the sign of the smallest number lies outside every such mask.
     #[inline]
-    pub(super) fn of_hash_code_masked(code: i32, mask: u16) -> Self {
+    pub(crate) fn of_hash_code_masked(code: i32, mask: u16) -> Self {
         KeyGroup(mix(code).wrapping_abs() as u16 & mask)
     }
 

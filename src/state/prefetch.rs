@@ -6,7 +6,7 @@
 use super::backend::SharedTable;
 use super::directory::NO_PAGE;
 use super::layout::Layout;
-use super::page::{CONTROL_LEN, EMPTY, LANES, SlotAt, Tags, first_lane, home_group, tag_of};
+use super::page::{CONTROL_LEN, LANES, SlotAt, Tags, first_lane, home_group, tag_of};
 use super::page_hash::page_hash;
 use super::slotted_page;
 use super::table::Table;
@@ -60,58 +60,62 @@ impl Prefetch {
             // The hash of a key is that of its entry of kind 0.
             let hash = |key: Hashed<K>| if *kind == 0 { key.hash } else { page_hash(*kind, key.key.bytes()) };
             let table = table.borrow();
-            table.fetch(table.layout, keys.clone().map(|key| (key.group, hash(key))));
+            if table.is_worth_fetching() {
+                table.fetch(table.layout, keys.clone().map(|key| (key.group, hash(key))));
+            }
         }
     }
 }
 
-/// Where probing for an entry begins.
+/// Where probing for an entry begins. Pages may have moved since: whoever goes there looks at the key.
 #[derive(Clone, Copy)]
-struct Home {
-    page: u32,
+pub(super) struct Home {
+    pub page: u32,
     /// Where the home group begins in the page.
-    control: u32,
-    tag: u8,
+    pub control: u32,
 }
 
 impl Home {
     /// That of a key whose page is not in memory or does not exist.
-    const NOWHERE: Self = Self { page: NO_PAGE, control: 0, tag: EMPTY };
+    pub const NOWHERE: Self = Self { page: NO_PAGE, control: 0 };
 }
 
 impl Table {
+    /// Whether to look at each key twice.
+    pub fn is_worth_fetching(&self) -> bool {
+        self.pages.len() >= PAGES_MIN
+    }
+
     /// Asks for the entries with these hashes, the first `LOOK_AHEAD` of them. Their home groups first, all of them, then what lies there.
     /// `layout` is the table's own, passed so that a constant specialises the code.
     #[inline]
     pub fn fetch(&self, layout: Layout, entries: impl Iterator<Item = (KeyGroup, u64)>) {
-        if self.pages.len() < PAGES_MIN {
-            return;
-        }
-        let mut homes = [Home::NOWHERE; LOOK_AHEAD];
+        let mut homes = [(Home::NOWHERE, 0); LOOK_AHEAD];
         let mut len = 0;
         for (home, (group, hash)) in homes.iter_mut().zip(entries) {
-            *home = self.fetch_home(layout, group, hash);
+            *home = (self.fetch_home(layout, group, hash), hash);
             len += 1;
         }
-        homes[..len].iter().for_each(|&home| self.fetch_cell(layout, home));
+        homes[..len].iter().for_each(|&(home, hash)| self.fetch_cell(layout, home, hash));
     }
 
+    /// The home of an entry, which is asked for.
     #[inline(always)]
-    fn fetch_home(&self, layout: Layout, group: KeyGroup, hash: u64) -> Home {
+    pub fn fetch_home(&self, layout: Layout, group: KeyGroup, hash: u64) -> Home {
         let index = self.directories.page(self.directory_of(group), hash);
         let Some(page) = self.pages.get(index as usize) else { return Home::NOWHERE };
         let grid = layout.grid(page.bytes());
         let control = grid.control_offset(home_group(hash, grid.groups));
         page.prefetch(control);
-        Home { page: index, control: control as u32, tag: tag_of(hash) }
+        Home { page: index, control: control as u32 }
     }
 
     /// Asks for the cell of the first slot in the home group that has the tag.
     #[inline(always)]
-    fn fetch_cell(&self, layout: Layout, home: Home) {
+    pub fn fetch_cell(&self, layout: Layout, home: Home, hash: u64) {
         let Some(page) = self.pages.get(home.page as usize) else { return };
         let (bytes, control) = (page.bytes(), home.control as usize);
-        let lane = first_lane(Tags::of(&bytes[control..control + CONTROL_LEN]).matches(home.tag));
+        let lane = first_lane(Tags::of(&bytes[control..control + CONTROL_LEN]).matches(tag_of(hash)));
         if lane == LANES {
             return;
         }

@@ -11,8 +11,9 @@ use super::layout::{Layout, is_same};
 use super::migrate::Migration;
 use super::page::{
     DELETED, EMPTY, IMAGE, LANES, LISTED, PAGE_LEN, PAGE_LEN_STEP, Page, PageBytes, Probe, SlotAt, Tags, control_bits,
-    first_lane, has_empty, home_group, lane_bit, probe, tag_of,
+    first_lane, has_empty, lane_bit, probe, tag_of,
 };
+use super::prefetch::Home;
 use super::residency::{Residency, give_up_task};
 use super::runs::Runs;
 use super::slotted_page::{self, CellHead};
@@ -126,33 +127,51 @@ impl Table {
     }
 
     /// Calls `change` once: with the value of a fixed entry, to be overwritten, or with nothing when there is no such entry. `shape` is that of
-    /// the table's own layout.
+    /// the table's own layout, `home` that of the entry: wherever it leads, an entry is only taken for this one if it has its key.
     #[inline(always)]
-    pub fn change<R>(&mut self, shape: FixedShape, address: Address, change: impl FnOnce(Option<&mut [u8]>) -> R) -> R {
-        let layout = Layout::Fixed(shape);
-        let parity = self.parity & 1;
-        let index = self.directories.page(self.directory_of(address.group), address.hash) as usize;
-        if let Some(page) = self.pages.get_mut(index) {
-            // Most keys are the first of their tag in their home group, where one bounds check is enough for all that follows.
-            let bytes = page.bytes_mut();
-            let grid = layout.grid(bytes);
-            let home = home_group(address.hash, grid.groups);
-            let control = grid.control_offset(home);
-            let group = &mut bytes[control..control + shape.stride];
-            let lane = first_lane(Tags::of(group).matches(tag_of(address.hash)));
-            if lane < LANES {
-                let cell = shape.cell_in_group(lane);
-                if is_same(&group[cell.start..cell.start + shape.key_len], address.key) {
-                    if control_bits(group) & lane_bit(lane, parity) != 0 {
-                        return change(Some(&mut group[cell.start + shape.key_len..cell.end]));
-                    }
-                    let entry = EntryAt { page: index, at: SlotAt { group: home, lane } };
-                    return change(Some(self.value_mut(layout, entry)));
-                }
+    pub fn change<R>(
+        &mut self,
+        shape: FixedShape,
+        home: Home,
+        address: Address,
+        change: impl FnOnce(Option<&mut [u8]>) -> R,
+    ) -> R {
+        let Address { group, hash, kind, key } = address;
+        let (index, control) = (home.page as usize, home.control as usize);
+        let mut changeable = None;
+        if let Some(page) = self.pages.get_mut(index)
+            && let Some(entries) = page.bytes_mut().get_mut(control..control + shape.stride)
+            && let lane = first_lane(Tags::of(entries).matches(tag_of(hash)))
+            && lane < LANES
+            && let cell = shape.cell_in_group(lane)
+            && is_same(&entries[cell.start..cell.start + shape.key_len], key)
+        {
+            // Most keys are the first of their tag in their home group, and most changes not the first since the last barrier.
+            if control_bits(entries) & lane_bit(lane, self.parity & 1) != 0 {
+                return change(Some(&mut entries[cell.start + shape.key_len..cell.end]));
             }
+            self.touch_at(index, control, lane);
+            changeable = Some((index, control + cell.start + shape.key_len));
         }
-        let found = self.find(layout, address);
-        change(found.map(|entry| self.value_mut(layout, entry)))
+        match changeable.or_else(|| self.find_changeable(group, hash, kind, key)) {
+            None => change(None),
+            Some((page, value)) => change(Some(&mut self.pages[page].bytes_mut()[value..value + shape.value_len])),
+        }
+    }
+
+    #[inline(never)]
+    fn touch_at(&mut self, page: usize, control: usize, lane: usize) {
+        let group = self.layout.grid(self.pages[page].bytes()).group_at(control);
+        self.touch(self.layout, EntryAt { page, at: SlotAt { group, lane } });
+    }
+
+    /// Marks an entry as changed; answers its page, and where its value begins there. Takes the parts of an address, because a whole one would be
+    /// put together in memory before every change that does not come here.
+    #[inline(never)]
+    fn find_changeable(&mut self, group: KeyGroup, hash: u64, kind: u8, key: &[u8]) -> Option<(usize, usize)> {
+        let entry = self.find(self.layout, Address { group, hash, kind, key })?;
+        self.touch(self.layout, entry);
+        Some((entry.page, self.layout.value(self.pages[entry.page].bytes(), entry.at).start))
     }
 
     /// The value of an entry.

@@ -4,7 +4,7 @@ use super::backend::{Registration, SharedTable};
 use super::entries::{VALUE, check_chunk, is_key};
 use super::layout::Layout;
 use super::migrate::{Convert, Migration, converting};
-use super::prefetch::{LOOK_AHEAD, next_group};
+use super::prefetch::{Home, LOOK_AHEAD};
 use super::slotted_page::VALUE_LEN_MAX;
 use super::table::{Address, Table};
 use super::ttl::{Lifetime, STAMP_LEN};
@@ -178,13 +178,28 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
         mut updated: impl FnMut(R, &V),
     ) -> Result<(), StateError> {
         let table = &mut *self.table.borrow_mut();
+        let layout = const { Self::LAYOUT };
         let mut group = [None; LOOK_AHEAD];
+        let mut homes = [Home::NOWHERE; LOOK_AHEAD];
         loop {
-            let group = next_group(&mut records, &mut group);
-            table.fetch(const { Self::LAYOUT }, group.iter().flatten().map(|(key, _)| (key.group, key.hash)));
-            for &(key, record) in group.iter().flatten() {
+            let is_worth_fetching = table.is_worth_fetching();
+            let mut len = 0;
+            while len < LOOK_AHEAD
+                && let Some((key, record)) = records.next()
+            {
+                if is_worth_fetching || layout != Layout::Slotted {
+                    homes[len] = table.fetch_home(layout, key.group, key.hash);
+                }
+                group[len] = Some((key, record));
+                len += 1;
+            }
+            let found = || group[..len].iter().flatten().zip(homes);
+            if is_worth_fetching {
+                found().for_each(|((key, _), home)| table.fetch_cell(layout, home, key.hash));
+            }
+            for (&(key, record), home) in found() {
                 let (mut new, is_settled) =
-                    update_in_place(table, const { Self::LAYOUT }, Self::address(&key), |old| change(record, old));
+                    update_at(table, layout, home, Self::address(&key), |old| change(record, old));
                 if !is_settled {
                     new = settle(table, key.group, key.hash, key.key.bytes(), new)?;
                 }
@@ -192,7 +207,7 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
                     updated(record, new);
                 }
             }
-            if group.len() < LOOK_AHEAD {
+            if len < LOOK_AHEAD {
                 return Ok(());
             }
         }
@@ -267,20 +282,25 @@ pub(super) fn update<V: StateValue>(
     address: Address,
     change: impl FnOnce(Option<V>) -> Option<V>,
 ) -> Result<(), StateError> {
-    let (new, is_settled) = update_in_place(table, layout, address, change);
+    let home = match layout {
+        Layout::Fixed(_) => table.fetch_home(layout, address.group, address.hash),
+        Layout::Slotted => Home::NOWHERE,
+    };
+    let (new, is_settled) = update_at(table, layout, home, address, change);
     if is_settled { Ok(()) } else { settle(table, address.group, address.hash, address.key, new).map(drop) }
 }
 
 /// The part of an update that needs no room: the new value, and whether that is stored. What is left is `settle`'s.
 #[inline(always)]
-fn update_in_place<V: StateValue>(
+fn update_at<V: StateValue>(
     table: &mut Table,
     layout: Layout,
+    home: Home,
     address: Address,
     change: impl FnOnce(Option<V>) -> Option<V>,
 ) -> (Option<V>, bool) {
     match layout {
-        Layout::Fixed(shape) => table.change(shape, address, |stored| match stored {
+        Layout::Fixed(shape) => table.change(shape, home, address, |stored| match stored {
             Some(bytes) => {
                 let new = change(V::load(bytes));
                 if let Some(new) = &new {

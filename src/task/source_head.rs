@@ -125,6 +125,7 @@ where
         let ChainContext { now_ns, wall_ms, io, failure, .. } = cx;
         let mut dropped = |_reason: &'static str| counters.lost(LossReason::BadRecord).add(1);
         let mut read_cx = ReadContext { now_ns: *now_ns, wall_ms: *wall_ms, io: *io, arena, dropped: &mut dropped };
+        let mut records_out = 0;
         let read = reader.read(&mut read_cx, RECORDS_PER_SPLIT_MAX, |cx, record, origin_ns| {
             let at = match at {
                 Timestamps::OfRecord(at) => at(record),
@@ -133,7 +134,7 @@ where
             let clock = clock.on_event(at);
             let stamp =
                 Stamp { at, clock: if clock >= at { clock } else { EventTimeMs::MIN }, split: number, origin_ns };
-            counters.records_out.add(1);
+            records_out += 1;
             if let (true, Some(waits)) = (S::Reader::MEASURES_WAIT, &mut *waits)
                 && origin_ns < cx.now_ns
             {
@@ -142,6 +143,7 @@ where
             let mut cx = ChainContext { now_ns: cx.now_ns, wall_ms: cx.wall_ms, origin_ns, io: cx.io, failure };
             next.record(&mut cx, &stamp, record);
         });
+        counters.records_out.add(records_out);
         match read {
             Ok(ReadStatus::Ended) => {
                 reader.close(*io);

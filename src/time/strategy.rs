@@ -126,7 +126,7 @@ impl SplitClock {
         self.activity = Activity::Heard;
         self.max_at = self.max_at.max(at);
         let clock = match &self.strategy.rule {
-            Rule::Bounded { bound_ms } => self.max_at.saturating_add(-bound_ms).saturating_add(-1),
+            Rule::Bounded { bound_ms } => self.max_at.saturating_add(-1 - bound_ms),
             Rule::Custom(rule) => rule(at, self.max_at),
         };
         self.clock = self.clock.max(clock);
