@@ -7,7 +7,8 @@
 //!  parked     slot 0: Ringer --channel--> slot 1: Drain (asleep)               one record each 300 us
 //! ```
 //! Limits of the same run: a cache line's way between the same cores, a queue of 32 KiB buffers filled and summed by hand, a wake-up
-//! by eventfd. Kernels: the same channel between two bare threads, without slots; a wake-up by futex.
+//! by eventfd. Kernels: the same channel between two bare threads, without slots; a wake-up by futex. `--only=one-core --records=N` runs
+//! nothing else, to count its instructions.
 #![allow(clippy::disallowed_methods, reason = "a bench reads clocks and starts threads itself")]
 
 #[path = "support/bell_io.rs"]
@@ -44,6 +45,12 @@ const SHAPE: RecordShape = RecordShape::fixed::<u64, [u64; 2]>();
 fn main() {
     let mut bench = Bench::start("exchange_hop");
     let scale = if bench.is_quick() { 1 } else { 10 };
+    let flag = |name: &str| std::env::args().find_map(|arg| Some(arg.strip_prefix(name)?.to_owned()));
+    let records = flag("--records=").and_then(|records| records.parse().ok()).unwrap_or(10_000_000 * scale);
+    if flag("--only=").as_deref() == Some("one-core") {
+        report_one_core(&mut bench, records);
+        return bench.finish();
+    }
 
     let line = cache_line::hop(100_000 * scale);
     let bare = bare_hop(100_000 * scale);
@@ -66,7 +73,6 @@ fn main() {
         &[("cache line", &line), ("channel between bare threads", &bare)],
     );
 
-    let records = 10_000_000 * scale;
     let limit = median(3, || spsc_chunked::records_per_s(records));
     let rate = median(3, || saturated(records));
     bench.figure(Figure {
@@ -75,9 +81,7 @@ fn main() {
         ..Figure::new("saturated, 32 B records", "rate", rate / 1e6, "M/s")
     });
 
-    let (write_ns, read_ns) = one_core(records);
-    bench.figure(Figure::new("one core, write a record", "each", write_ns, "ns"));
-    bench.figure(Figure::new("one core, read a record", "each", read_ns, "ns"));
+    report_one_core(&mut bench, records);
 
     let (wake, futex) = (wake::eventfd(300 * scale), wake::futex(300 * scale));
     let parked = parked(300 * scale);
@@ -99,6 +103,12 @@ fn main() {
     bench.needs_cores(2);
     bench.probe("cache-line hop, p50", "ns", before, after);
     bench.finish();
+}
+
+fn report_one_core(bench: &mut Bench, records: u64) {
+    let (write_ns, read_ns) = one_core(records);
+    bench.figure(Figure::new("one core, write a record", "each", write_ns, "ns"));
+    bench.figure(Figure::new("one core, read a record", "each", read_ns, "ns"));
 }
 
 /// Two slots that run one task each until both are done, joined.

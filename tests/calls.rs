@@ -196,6 +196,28 @@ fn a_caller_that_reads_no_replies_stops_only_itself() {
 }
 
 #[test]
+fn a_caller_that_dies_leaves_its_calls_without_effect_or_done_and_its_places_to_others() {
+    let engine = engine(1);
+    let job = Job::new("dies");
+    let (calls, enters, leaves) = gate(&job, 8);
+    engine.submit(job, JobOptions::default()).unwrap();
+    assert!(calls.wait_ready(SOON));
+    let caller = {
+        let calls = calls.clone();
+        std::thread::spawn(move || {
+            let _under_way: Vec<_> = (1..=3).map(|n| calls.try_call(n, Durability::None).unwrap()).collect();
+            // The first is at work when it dies, the others are in the queue.
+            assert_eq!(enters.recv(), Ok(1));
+            std::panic::resume_unwind(Box::new(enters));
+        })
+    };
+    let enters = *caller.join().unwrap_err().downcast::<Receiver<u64>>().unwrap();
+    (0..2).for_each(|_| leaves.send(()).unwrap());
+    assert_eq!(calls.call(4), Ok(2), "the one at work took effect, those in the queue did not");
+    assert_eq!(enters.try_iter().collect::<Vec<_>>(), [4]);
+}
+
+#[test]
 fn dropped_calls_do_not_use_up_the_handle() {
     let engine = engine(1);
     let job = Job::new("dropped");

@@ -4,6 +4,9 @@
 //! Beside each directory `NAME` lie `NAME.holds.txt` (every state, entry and small state), `NAME.out` (what the job had written, which
 //! the checkpoint's sinks have promised) and `NAME.all.txt` (the lines written in all when the job goes on from there, sorted). `cargo test --test golden -- --ignored` writes those of the version this program has, anew:
 //! only before that version is released, or with scenarios that are new.
+//!
+//! Not here: windows that have outgrown their memory. A checkpoint holds nothing of their runs: they are merged into the pages before the first
+//! of these is written (`tests/windows_outgrow_memory.rs` restarts from such checkpoints).
 #![allow(clippy::disallowed_methods, reason = "the fixtures are files of the repository")]
 
 use millstream::checkpoint::FORMAT_VERSION;
@@ -12,12 +15,17 @@ use millstream::io::{self, Io, IoChoice, Survivors};
 use millstream::job_manager::JobState;
 use millstream::memory::{Arena, ArenaOptions, MemoryBudget};
 use millstream::offline::{OfflineCheckpoint, SavepointWriter};
-use millstream::operator::{Aggregate, Count, Emit, KeyedContext, KeyedProcess, NoSide, StateRegistry, Sum};
+use millstream::operator::{
+    Aggregate, BroadcastState, Count, Emit, KeyedContext, KeyedProcess, ListSharing, NoSide, OperatorList,
+    StateRegistry, Sum,
+};
 use millstream::sim::{SimEnd, Simulation};
 use millstream::sink::JsonLines;
 use millstream::slot::Doorbell;
 use millstream::source::Generator;
-use millstream::state::{ArchivedValue, ListState, MapState, StateError, ValueState};
+use millstream::state::{
+    ArchivedValue, ExpiringList, ExpiringMap, ExpiringValue, ListState, MapState, StateError, StateTtl, ValueState,
+};
 use millstream::stream::{DataStream, Job};
 use millstream::time::{EventTimeMs, Watermarks};
 use millstream::window::{Sliding, Tumbling, WindowResult};
@@ -46,12 +54,13 @@ enum Taken {
     AsSavepoint,
 }
 
-const SCENARIOS: [Scenario; 6] = [
+const SCENARIOS: [Scenario; 7] = [
     Scenario { name: "reduce", job: reduce, taken: Taken::ByCrash },
     Scenario { name: "sliding-windows", job: sliding, taken: Taken::ByCrash },
     Scenario { name: "tumbling-windows", job: tumbling, taken: Taken::ByCrash },
     Scenario { name: "process", job: process, taken: Taken::ByCrash },
     Scenario { name: "event-time-order", job: in_order, taken: Taken::ByCrash },
+    Scenario { name: "expiring-and-operator-state", job: aside, taken: Taken::ByCrash },
     Scenario { name: "savepoint", job: process, taken: Taken::AsSavepoint },
 ];
 
@@ -126,6 +135,16 @@ fn in_order(out: &Path) -> Job {
     job
 }
 
+fn aside(out: &Path) -> Job {
+    let job = Job::new("golden expiring and operator state");
+    let write = |text: &String, line: &mut Vec<u8>| written(text, line);
+    numbers(&job)
+        .key_by("by-key", key_of)
+        .process("aside", Aside)
+        .sink("out", JsonLines::exactly_once_with(out, write));
+    job
+}
+
 /// One state of each kind, and timers: what it writes at a timer depends on all of them.
 #[derive(Clone)]
 struct Remember;
@@ -187,6 +206,91 @@ impl KeyedProcess<u64, u64> for Remember {
             out.emit(&format!("{name}: {count} {recent} {rests:?}"));
         }
         out.emit(&format!("{name} at {}", cx.at().0));
+        Ok(())
+    }
+}
+
+/// States that expire in event time, and states beside the keys: what it writes at a key's last timer depends on all of them.
+#[derive(Clone)]
+struct Aside;
+
+struct Expiring {
+    lasting: ExpiringValue<u64, u64>,
+    brief: ExpiringValue<u64, u64>,
+    recent: ExpiringList<u64, u64>,
+    by_rest: ExpiringMap<u64, str, u32>,
+    /// The keys whose first record came to this subtask, or their part of them after a restart.
+    dealt: OperatorList<u64>,
+    /// The same of all subtasks, after a restart.
+    joined: OperatorList<u64>,
+    limits: BroadcastState<str, u64>,
+}
+
+impl KeyedProcess<u64, u64> for Aside {
+    type Out = String;
+    type Side = NoSide;
+    type State = Expiring;
+
+    fn open(&self, states: &mut StateRegistry<'_>) -> Result<Expiring, StateError> {
+        let after = |time| StateTtl::after(time).in_event_time();
+        Ok(Expiring {
+            lasting: states.expiring_value("lasting", after(Duration::from_secs(3600)))?,
+            brief: states.expiring_value("brief", after(Duration::from_millis(300)))?,
+            recent: states.expiring_list("recent", after(Duration::from_secs(3600)))?,
+            by_rest: states.expiring_map("by-rest", after(Duration::from_secs(3600)))?,
+            dealt: states.operator_list("dealt", ListSharing::Split)?,
+            joined: states.operator_list("joined", ListSharing::Union)?,
+            limits: states.broadcast("limits")?,
+        })
+    }
+
+    fn on_record(
+        &self,
+        state: &mut Expiring,
+        cx: &mut KeyedContext<'_, u64>,
+        n: &u64,
+        _: &mut impl Emit<String, NoSide>,
+    ) -> Result<(), StateError> {
+        let key = cx.hashed();
+        let before = state.lasting.get(&key);
+        if before.is_none() {
+            state.dealt.push(*cx.key())?;
+            state.joined.push(*cx.key())?;
+        }
+        state.limits.put("timer", 1_500)?;
+        state.lasting.put(&key, before.unwrap_or(0) + 1)?;
+        state.brief.put(&key, *n)?;
+        if state.recent.len(&key) < 3 {
+            state.recent.push(&key, *n)?;
+        }
+        let rest = (n % 3).to_string();
+        let seen = state.by_rest.get(&key, &rest).unwrap_or(0);
+        state.by_rest.put(&key, &rest, &(seen + 1))?;
+        let timer = state.limits.with("timer", |ms| *ms).unwrap();
+        cx.set_timer(EventTimeMs((*n * 5 + timer) as i64))
+    }
+
+    fn on_timer(
+        &self,
+        state: &mut Expiring,
+        cx: &mut KeyedContext<'_, u64>,
+        out: &mut impl Emit<String, NoSide>,
+    ) -> Result<(), StateError> {
+        let key = cx.hashed();
+        out.emit(&format!("{} at {}", cx.key(), cx.at().0));
+        // Only at a key's last timer is it certain what has expired, whatever the other split did.
+        if cx.at().0 != (RECORDS - KEYS + cx.key()) as i64 * 5 + 1_500 {
+            return Ok(());
+        }
+        let mut recent = Vec::new();
+        state.recent.for_each(&key, |n| recent.push(n));
+        let rests = ["0", "1", "2"].map(|rest| state.by_rest.get(&key, rest).unwrap_or(0));
+        let (lasting, brief) = (state.lasting.get(&key), state.brief.get(&key));
+        out.emit(&format!("{}: {lasting:?} {brief:?} {recent:?} {rests:?}", cx.key()));
+        let mut is_joined = false;
+        state.joined.for_each(|of| is_joined |= of == cx.key());
+        out.emit(&format!("{} joined: {is_joined}", cx.key()));
+        state.dealt.take().into_iter().for_each(|of| out.emit(&format!("{of} dealt")));
         Ok(())
     }
 }

@@ -45,19 +45,34 @@ fn tools() -> (Box<dyn Io>, Arena) {
     (io, Arena::new(MemoryBudget::new(128 << 20), ArenaOptions::default()))
 }
 
-/// Runs a job over 20,000 numbers to its end, with its checkpoints copied.
-fn run(state: &Path, copies: &RemoteCopies) -> JobState {
-    let engine = Engine::builder().slots(2).memory(128 << 20).pin(false).start().unwrap();
+/// Sums over so many numbers.
+fn sums_of(count: u64) -> Job {
     let (job, sink) = (Job::new("copied"), Collect::immediate());
-    job.source("numbers", Generator::new(|n: u64| n).in_splits(2).count(20_000).per_second(40_000.0))
+    job.source("numbers", Generator::new(|n: u64| n).in_splits(2).count(count).per_second(40_000.0))
         .event_time(|n: &u64| EventTimeMs(*n as i64), Watermarks::monotonous())
         .key_by("by-key", |n: &u64| n % 5_000)
         .reduce("sum", |a, b| a + b)
         .sink("out", sink);
+    job
+}
+
+fn endless() -> Job {
+    sums_of(u64::MAX)
+}
+
+fn options(state: &Path, copies: &RemoteCopies) -> JobOptions {
     let follower: Arc<dyn CheckpointFollower> = Arc::new(copies.clone());
     let checkpoints = CheckpointOptions::every(state, Duration::from_millis(20));
-    let checkpoints = Some(CheckpointOptions { follower: Some(follower), ..checkpoints });
-    let handle = engine.submit(job, JobOptions { checkpoints, ..JobOptions::default() }).unwrap();
+    JobOptions {
+        checkpoints: Some(CheckpointOptions { follower: Some(follower), ..checkpoints }),
+        ..JobOptions::default()
+    }
+}
+
+/// Runs a job over 20,000 numbers to its end, with its checkpoints copied.
+fn run(state: &Path, copies: &RemoteCopies) -> JobState {
+    let engine = Engine::builder().slots(2).memory(128 << 20).pin(false).start().unwrap();
+    let handle = engine.submit(sums_of(20_000), options(state, copies)).unwrap();
     handle.wait_for(Duration::from_secs(60)).expect("the job hangs").unwrap().state
 }
 
@@ -123,6 +138,47 @@ fn a_savepoint_can_be_carried_over_a_store() {
     place.download(&mut *io, &arena, None, &fetched).unwrap();
     assert!(hold_the_same(&state, &fetched));
     let _ = FromSavepoint::in_dir(&fetched);
+}
+
+#[test]
+fn savepoints_of_a_job_whose_checkpoints_are_copied_are_copied_too() {
+    let scratch = Scratch::new("savepoints");
+    let copies = RemoteCopies::into_store(Arc::new(InMemory::new()), "jobs/copied");
+    let engine = Engine::builder().slots(2).memory(128 << 20).pin(false).start().unwrap();
+    let handle = engine.submit(endless(), options(&scratch.0.join("state"), &copies)).unwrap();
+    let [first, last] = ["first", "last"].map(|name| scratch.0.join(name));
+    handle.savepoint(&first).wait().unwrap();
+    handle.stop_with_savepoint(&last, false).wait().unwrap();
+    assert_eq!(handle.wait_for(Duration::from_secs(60)).expect("the job hangs").unwrap().state, JobState::Suspended);
+    // The job counts as running until both have been carried.
+    let figures = copies.figures();
+    assert_eq!((figures.savepoints, figures.failed), (2, 0), "{figures:?}");
+    let (mut io, arena) = tools();
+    for (name, savepoint) in [("first", first), ("last", last)] {
+        let fetched = scratch.0.join(format!("fetched-{name}"));
+        copies.of_savepoint(name).download(&mut *io, &arena, None, &fetched).unwrap();
+        assert!(hold_the_same(&savepoint, &fetched), "{name}");
+    }
+    // They are beside the checkpoints, whose last one is the job's.
+    let fetched = scratch.0.join("fetched-checkpoint");
+    assert_eq!(Some(copies.download(&mut *io, &arena, None, &fetched).unwrap()), figures.last);
+}
+
+#[test]
+fn a_savepoint_that_cannot_be_copied_costs_four_attempts_and_not_the_job() {
+    let scratch = Scratch::new("unreachable");
+    let copies = RemoteCopies::into_store(Arc::new(InMemory::new()), "p");
+    let engine = Engine::builder().slots(1).memory(128 << 20).pin(false).start().unwrap();
+    let handle = engine.submit(endless(), options(&scratch.0.join("state"), &copies)).unwrap();
+    let savepoint = scratch.0.join("savepoint");
+    // As if its owner had moved it away at once.
+    copies.savepoint(&savepoint);
+    handle.savepoint(scratch.0.join("another")).wait().unwrap();
+    handle.stop();
+    assert_eq!(handle.wait_for(Duration::from_secs(60)).expect("the job hangs").unwrap().state, JobState::Suspended);
+    let figures = copies.figures();
+    assert_eq!((figures.savepoints, figures.failed), (1, 4), "{figures:?}");
+    assert!(figures.last_failure.unwrap().contains("savepoint"), "it says which directory");
 }
 
 #[test]

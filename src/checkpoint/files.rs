@@ -55,6 +55,10 @@ pub trait CheckpointFollower: Send + Sync + Debug {
     /// A checkpoint was committed. Holding `files` keeps them on disk.
     fn follow(&self, files: CommittedFiles, now_ns: u64);
 
+    /// A savepoint of the job is complete in this directory. It is the user's, who may remove it: a follower that carries it finds it gone
+    /// then. Does nothing unless a follower says otherwise.
+    fn savepoint(&self, _dir: &Path) {}
+
     /// The job has ended, with this checkpoint as its last one.
     fn finish(&self, last: Option<CommittedFiles>);
 

@@ -6,7 +6,7 @@ use super::options::{JobOptions, SubmitError};
 use crate::checkpoint::StoreOptions;
 use crate::io::{Io, IoChoice, IoUnavailable, SharedIo};
 use crate::memory::{ArenaOptions, HugePages};
-use crate::slot::{AllowedCpus, Doorbell, IdlePolicy, Slot, SlotError, SlotHandle, drive, spawn_slot};
+use crate::slot::{AllowedCpus, Doorbell, IdlePolicy, Slot, SlotError, SlotHandle, SlotObservation, drive, spawn_slot};
 use crate::stream::Job;
 use crate::time::{Clock, MachineClock};
 use std::sync::Arc;
@@ -89,6 +89,12 @@ impl Engine {
     /// How many slots there are.
     pub fn slot_count(&self) -> usize {
         self.slots.len()
+    }
+
+    /// What each slot is doing, and how long its steps took: one that works in long steps delays every other task on it. Does not
+    /// disturb the slots.
+    pub fn slots(&self) -> Vec<SlotObservation> {
+        self.slots.iter().map(|slot| slot.watch().observe()).collect()
     }
 
     /// Stops all threads and waits for them. Jobs that still run end where they are: stop them before, to keep what they did since

@@ -98,9 +98,11 @@ pub(super) struct Control {
     machine: Machine,
     looked_ns: u64,
     look_every_ns: u64,
-    /// Whether a command or a report has come since the last look.
+    /// Whether a command or a report has come, or a checkpoint has ended, since the last look.
     is_disturbed: bool,
     busy_seen_ns: Vec<u64>,
+    /// The steps of all slots that worked, up to the last look.
+    steps_seen: u64,
     busy_permille: Vec<u16>,
 }
 
@@ -136,6 +138,7 @@ impl Control {
             look_every_ns: LOOK_EVERY_NS,
             is_disturbed: true,
             busy_seen_ns: vec![0; slots.len()],
+            steps_seen: 0,
             busy_permille: vec![0; slots.len()],
             slots,
             clock,
@@ -331,10 +334,10 @@ impl Control {
             }
         }
         for job in self.jobs.values_mut() {
-            job.savepoints.step(io, now_ns);
+            job.step_savepoints(io, now_ns);
         }
         for job in &mut self.lingering {
-            job.runtime.savepoints.step(io, now_ns);
+            job.runtime.step_savepoints(io, now_ns);
             job.runtime.step_store(io, now_ns);
         }
         let is_done = |job: &mut Lingering| !job.runtime.is_lingering();
@@ -360,6 +363,7 @@ impl Control {
     }
 
     fn checkpoint_ended(&mut self, job: JobId, end: CheckpointEnd, io: &mut dyn Io, now_ns: u64) {
+        self.is_disturbed = true;
         if let Some(runtime) = self.jobs.get_mut(&job) {
             runtime.serve_savepoints(&end, io);
             if matches!(end, CheckpointEnd::Committed { .. }) {
@@ -486,7 +490,6 @@ impl Control {
         }
         let Some(mut runtime) = self.jobs.remove(job) else { return };
         runtime.savepoints.give_up_waiting("the job ended without another checkpoint");
-        runtime.finish_follower();
         match runtime.is_lingering() {
             true => self.lingering.push(Lingering { runtime, state: *state, reason: reason.clone() }),
             false => runtime.end(io, *state, reason.clone()),
@@ -498,8 +501,10 @@ impl Control {
         let passed_ns = now_ns.saturating_sub(self.looked_ns).max(1);
         self.looked_ns = now_ns;
         let mut is_idle = !std::mem::take(&mut self.is_disturbed);
+        let mut steps = 0;
         for index in 0..self.slots.len() {
             let seen = self.slots[index].watch().observe();
+            steps += seen.step_lengths.count();
             let busy_ns = seen.busy_ns.saturating_sub(std::mem::replace(&mut self.busy_seen_ns[index], seen.busy_ns));
             self.busy_permille[index] = (busy_ns.saturating_mul(1_000) / passed_ns).min(1_000) as u16;
             let name = seen.task.as_deref();
@@ -512,10 +517,16 @@ impl Control {
                 self.report_stall(&report);
             }
         }
+        let was_idle = self.look_every_ns == LOOK_AT_IDLE_EVERY_NS;
         self.look_every_ns = if is_idle { LOOK_AT_IDLE_EVERY_NS } else { LOOK_EVERY_NS };
         let memory_used_bytes = self.jobs.values().map(|job| job.arena.mapped_bytes() as u64).sum();
         self.task_manager.on_load(LoadReport { busy_permille: self.busy_permille.clone(), memory_used_bytes });
-        let ids: Vec<JobId> = self.jobs.keys().copied().collect();
+        // There may be a thousand jobs. What `refresh` shows of a running one changes by steps of tasks, commands, reports and ends of
+        // checkpoints: where a look finds none of these since the look before, and that one had nothing new to show either, nor has this one.
+        let nothing_stepped = std::mem::replace(&mut self.steps_seen, steps) == steps;
+        let is_quiet = is_idle && was_idle && nothing_stepped;
+        let is_still = |job: &JobId| is_quiet && self.job_manager.job_state(*job) == Some(JobState::Running);
+        let ids: Vec<JobId> = self.jobs.keys().copied().filter(|job| !is_still(job)).collect();
         ids.into_iter().for_each(|job| self.refresh(job));
     }
 

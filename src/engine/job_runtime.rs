@@ -64,6 +64,8 @@ pub(super) struct JobRuntime {
 struct JobStore {
     dir: PathBuf,
     follower: Option<Arc<dyn CheckpointFollower>>,
+    /// It has been given the last checkpoint.
+    follower_is_finished: bool,
     options: StoreOptions,
     /// `None` while it is closed between two attempts.
     open: Option<CheckpointStore>,
@@ -220,17 +222,30 @@ impl JobRuntime {
         }
     }
 
-    /// The job has ended: its last checkpoint is the last to be carried.
-    pub(super) fn finish_follower(&mut self) {
-        if let Some(JobStore { follower: Some(follower), open: Some(store), .. }) = &mut self.store {
-            follower.finish(store.newest_files());
-        }
+    /// Goes on with the savepoints; those that are complete go to who follows the checkpoints as well.
+    pub(super) fn step_savepoints(&mut self, io: &mut dyn Io, now_ns: u64) {
+        let follower = self.store.as_ref().and_then(|store| store.follower.as_ref());
+        self.savepoints.step(io, now_ns, |savepoint| {
+            if let Some(follower) = follower {
+                follower.savepoint(&savepoint.dir);
+            }
+        });
     }
 
-    /// Whether savepoints are being written, or checkpoints carried elsewhere.
-    pub(super) fn is_lingering(&self) -> bool {
-        let follower = self.store.as_ref().and_then(|store| store.follower.as_ref());
-        self.savepoints.are_copied() || follower.is_some_and(|follower| follower.is_busy())
+    /// Whether a job that has ended still writes savepoints or has checkpoints carried elsewhere. Behind its last savepoint, its last checkpoint is
+    /// the last to be carried.
+    pub(super) fn is_lingering(&mut self) -> bool {
+        if self.savepoints.are_copied() {
+            return true;
+        }
+        let Some(JobStore { follower: Some(follower), open: Some(store), follower_is_finished, .. }) = &mut self.store
+        else {
+            return false;
+        };
+        if !std::mem::replace(follower_is_finished, true) {
+            follower.finish(store.newest_files());
+        }
+        follower.is_busy()
     }
 
     /// The job is over, its savepoints too: the directory is free before the host hears of it, which may start the job again at once.
@@ -441,7 +456,7 @@ impl JobStore {
     fn new(options: &CheckpointOptions, store_options: StoreOptions) -> Self {
         let store_options = StoreOptions { retained_count: options.retained, ..store_options };
         let (dir, follower) = (options.dir.clone(), options.follower.clone());
-        Self { dir, follower, options: store_options, open: None, suspicion: None }
+        Self { dir, follower, follower_is_finished: false, options: store_options, open: None, suspicion: None }
     }
 }
 

@@ -17,9 +17,11 @@ pub struct JobOptions {
     pub max_parallelism: Option<u16>,
     /// How much memory the job may use; `None`: a quarter of the engine's, at least 64 MiB if the engine has so much.
     pub memory_bytes: Option<usize>,
-    /// Jobs with a larger priority go first, on the slots and in the queue.
+    /// Jobs with a larger priority go first, on the slots and in the queue. Those below a busy one get every sixteenth turn of
+    /// their slot.
     pub priority: u8,
-    /// How the cores are shared among jobs of one priority.
+    /// How jobs of one priority share the cores: each busy task on a slot gets time in proportion to the weight of its job. At most 65,535
+    /// counts there.
     pub weight: u32,
     /// How long the job will run; short jobs leave the queue first. `None`: for ever.
     pub expected_run_ms: Option<u64>,

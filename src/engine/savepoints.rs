@@ -158,12 +158,13 @@ impl JobSavepoints {
         }
     }
 
-    /// Goes on with the copies.
-    pub(super) fn step(&mut self, io: &mut dyn Io, now_ns: u64) {
+    /// Goes on with the copies; hands those that are complete to `follow` before the host hears of them.
+    pub(super) fn step(&mut self, io: &mut dyn Io, now_ns: u64, follow: impl Fn(&Savepoint)) {
         self.is_ready = !self.copies.is_empty() && io.in_flight() == 0;
         self.copies.retain_mut(|(copy, answer)| match copy.step(io, now_ns) {
             None => true,
             Some(ended) => {
+                ended.iter().for_each(&follow);
                 answer.end(ended.map_err(Into::into));
                 false
             }

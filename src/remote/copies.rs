@@ -1,14 +1,17 @@
-//! The follower that copies a job's checkpoints into an object store, on a thread of its own.
+//! The follower that copies a job's checkpoints and savepoints into an object store, on a thread of its own.
+//!
+//! Of checkpoints the newest goes, and the last few stay; a savepoint goes as soon as it is complete, whole, into a place of its own, and stays.
 
 use super::error::RemoteError;
 use super::upload::{Known, Place};
 use super::{address, download};
 use crate::checkpoint::{CheckpointFollower, CheckpointId, CommittedFiles};
-use crate::io::Io;
-use crate::memory::Arena;
-use crate::slot::spawn_slot;
+use crate::io::{Io, IoChoice};
+use crate::memory::{Arena, ArenaOptions, HugePages, MemoryBudget};
+use crate::slot::{Doorbell, spawn_slot};
 use object_store::ObjectStore;
-use std::path::Path;
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,8 +22,10 @@ const RETAINED: usize = 2;
 /// How long a failed copy waits before it is tried again, at first and at most.
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(60);
-/// How often the last checkpoint of a job that has ended is tried.
+/// How often the last checkpoint of a job that has ended, and every savepoint, is tried.
 const LAST_ATTEMPTS_MAX: u32 = 4;
+/// What reading a savepoint may take.
+const READ_BYTES_MAX: usize = 64 << 20;
 
 /// Copies of one job's checkpoints under one prefix of an object store: give it to `CheckpointOptions::follower`. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -35,6 +40,8 @@ pub struct RemoteFigures {
     pub copied: u64,
     /// The newest of them.
     pub last: Option<CheckpointId>,
+    /// How many savepoints were copied.
+    pub savepoints: u64,
     /// Bytes that were put.
     pub bytes: u64,
     /// Attempts that failed.
@@ -55,6 +62,8 @@ struct State {
     is_started: bool,
     /// The newest checkpoint nobody has copied yet.
     wanted: Option<CommittedFiles>,
+    /// Savepoints nobody has copied yet, oldest first, and how often each was tried.
+    savepoints: VecDeque<(PathBuf, u32)>,
     is_copying: bool,
     is_ending: bool,
     every: Duration,
@@ -89,6 +98,12 @@ impl RemoteCopies {
     /// What became of the copies so far.
     pub fn figures(&self) -> RemoteFigures {
         self.shared.lock().figures.clone()
+    }
+
+    /// The place of a savepoint that was taken from a running job whose checkpoints are copied here, by the name of its directory: to
+    /// `download` it. Its address is this one and `/savepoints/NAME`.
+    pub fn of_savepoint(&self, name: &str) -> Self {
+        Self::with(self.shared.place.of_savepoint(name))
     }
 
     /// Copies a savepoint, or the directory of a job that does not run; blocks.
@@ -131,25 +146,31 @@ impl CheckpointFollower for RemoteCopies {
         self.wake(state);
     }
 
+    fn savepoint(&self, dir: &Path) {
+        let mut state = self.shared.lock();
+        state.savepoints.push_back((dir.to_owned(), 0));
+        self.wake(state);
+    }
+
     fn finish(&self, last: Option<CommittedFiles>) {
         let mut state = self.shared.lock();
         let is_new = |files: &CommittedFiles| Some(files.named.checkpoint) != state.figures.last;
         state.wanted = last.filter(is_new).or(state.wanted.take());
         // A thread that never started has nothing to end.
-        state.is_ending = state.is_started || state.wanted.is_some();
+        state.is_ending = state.is_started || state.has_work();
         self.wake(state);
     }
 
     fn is_busy(&self) -> bool {
         let state = self.shared.lock();
-        state.wanted.is_some() || state.is_copying
+        state.has_work() || state.is_copying
     }
 }
 
 impl RemoteCopies {
     /// Wakes the thread, which is started when there is something for it to do for the first time.
     fn wake(&self, mut state: MutexGuard<'_, State>) {
-        if !state.is_started && state.wanted.is_some() {
+        if !state.is_started && state.has_work() {
             let shared = self.shared.clone();
             match spawn_slot("remote-copies", None, move || work(&shared)) {
                 // It ends when the job does: nobody waits for it.
@@ -163,8 +184,12 @@ impl RemoteCopies {
 }
 
 impl State {
+    fn has_work(&self) -> bool {
+        self.wanted.is_some() || !self.savepoints.is_empty()
+    }
+
     fn fail(&mut self, reason: &str) {
-        tracing::warn!("a checkpoint was not copied: {reason}");
+        tracing::warn!("a checkpoint or savepoint was not copied: {reason}");
         self.figures.failed += 1;
         self.figures.last_failure = Some(reason.to_owned());
     }
@@ -172,6 +197,7 @@ impl State {
     fn give_up(&mut self, reason: &str) {
         self.fail(reason);
         self.wanted = None;
+        self.savepoints.clear();
     }
 }
 
@@ -193,8 +219,30 @@ fn work(shared: &Shared) {
     let mut last_attempts = 0;
     loop {
         let mut state = shared.lock();
-        while state.wanted.is_none() && !state.is_ending {
+        while !state.has_work() && !state.is_ending {
             state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if let Some((dir, attempts)) = state.savepoints.pop_front() {
+            state.is_copying = true;
+            drop(state);
+            let put = put_savepoint(&runtime, &shared.place, &dir);
+            let mut state = shared.lock();
+            state.is_copying = false;
+            match put {
+                Ok(bytes) => {
+                    state.figures.savepoints += 1;
+                    state.figures.bytes += bytes;
+                }
+                Err(error) => {
+                    state.fail(&error.to_string());
+                    if attempts + 1 < LAST_ATTEMPTS_MAX {
+                        state.savepoints.push_front((dir, attempts + 1));
+                        let (was_ending, wait) = (state.is_ending, RETRY_MIN * 2u32.pow(attempts));
+                        drop(shared.changed.wait_timeout_while(state, wait, |state| state.is_ending == was_ending));
+                    }
+                }
+            }
+            continue;
         }
         let Some(files) = state.wanted.take() else {
             state.is_started = false;
@@ -234,6 +282,17 @@ fn work(shared: &Shared) {
             }
         }
     }
+}
+
+/// Copies a savepoint into its own place. Returns how many bytes went over.
+fn put_savepoint(runtime: &tokio::runtime::Runtime, place: &Place, dir: &Path) -> Result<u64, RemoteError> {
+    let client = |error: &dyn std::fmt::Display| RemoteError::Client { reason: error.to_string() };
+    let bell = Doorbell::new().map_err(|error| client(&error))?;
+    let mut io = crate::io::open(IoChoice::Blocking, Arc::new(bell)).map_err(|error| client(&error))?;
+    let arena = Arena::new(MemoryBudget::new(READ_BYTES_MAX), ArenaOptions { huge_pages: HugePages::Off });
+    let files = CommittedFiles::of_directory(&mut *io, &arena, dir)?;
+    let name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    runtime.block_on(place.of_savepoint(&name).put(&files, usize::MAX, &mut Known::default()))
 }
 
 /// The client's own runtime, on the calling thread.

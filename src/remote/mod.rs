@@ -3,6 +3,7 @@
 //! ```text
 //! PREFIX/parts/extent-NNNNNN.ms-OFFSET-LENGTH-CHECKSUM   a MiB of an extent; its name says what it holds, so it is never overwritten
 //! PREFIX/checkpoint-NNNNNNNNNNNNNNNNNNNN                 the index of one checkpoint, put last and only if there is none yet
+//! PREFIX/savepoints/NAME/...                             the same again for a savepoint, by the name of its directory
 //! ```
 //! Here: [`RemoteCopies`] follows a job's checkpoints with a thread of its own, [`RemoteCopies::download`] makes a directory of a copy.
 //! Not here: which bytes make up a checkpoint (`checkpoint::CommittedFiles`).

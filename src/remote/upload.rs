@@ -32,6 +32,11 @@ pub(super) struct Known {
 }
 
 impl Place {
+    /// Where a savepoint of the job that is copied here goes.
+    pub(super) fn of_savepoint(&self, name: &str) -> Self {
+        Self { store: self.store.clone(), prefix: self.prefix.clone().join("savepoints").join(name) }
+    }
+
     pub(super) fn part(&self, name: &str) -> Path {
         self.prefix.clone().join("parts").join(name)
     }

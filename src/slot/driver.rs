@@ -27,7 +27,7 @@ pub fn drive(slot: &mut Slot, io: &mut dyn Io, mut idle: IdlePolicy) {
                 IdleAction::Spin => std::hint::spin_loop(),
                 IdleAction::Park => {
                     let parked;
-                    (progress, parked) = turns.park(slot, io, SLEEP_NS_MAX, idle.early_ns());
+                    (progress, parked) = turns.park_until_disturbed(slot, io, idle.early_ns());
                     match parked {
                         Parked::Slept(slept) => idle.after_sleep(slept),
                         Parked::NearlyDue { now_ns } | Parked::FoundWork { now_ns } => {
@@ -82,6 +82,20 @@ impl Turns {
             self.driven_ns = now_ns;
         }
         (progress, now_ns)
+    }
+
+    /// Parks, and parks again after each sleep that lasted its whole second. There may be thousands of tasks, each of which costs a look.
+    ///
+    /// Invariant: behind every announcement the slot is stepped once before it sleeps. Who publishes something afterwards ends the sleep, and so
+    /// does the disk; so a sleep that nobody ended leaves nothing to find but what comes with the time, and that is found by the step behind
+    /// the next announcement. Only a sleep that was ended is worth stepping and spinning for.
+    fn park_until_disturbed(&mut self, slot: &mut Slot, io: &mut dyn Io, early_ns: u64) -> (Progress, Parked) {
+        loop {
+            match self.park(slot, io, SLEEP_NS_MAX, early_ns) {
+                (Progress::Idle, Parked::Slept(slept)) if slept.ns >= SLEEP_NS_MAX => {}
+                ended => return ended,
+            }
+        }
     }
 
     /// Sleeps until somebody rings, `early_ns` before a task wants to be stepped, or for `at_most_ns`, unless there is something to do.
@@ -147,9 +161,11 @@ mod tests {
     use super::*;
     use crate::checkpoint::CheckpointId;
     use crate::exchange::{ChannelOptions, Delivery, InBand, Receiver, RecordShape, Sender, channel};
+    use crate::io::{IoError, IoOp, IoOutput, IoToken};
     use crate::memory::{Arena, ArenaOptions, MemoryBudget};
     use crate::slot::{Share, SlotEvent, SlotHandle, SlotTask, TaskExit, spawn_slot};
-    use crate::time::MachineClock;
+    use crate::time::{MachineClock, ManualClock};
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::thread::JoinHandle;
 
     fn start(name: &str, listener: &Arc<Doorbell>) -> (SlotHandle, JoinHandle<()>) {
@@ -222,6 +238,128 @@ mod tests {
         fn step(&mut self, _cx: &mut StepContext<'_>) -> Progress {
             Progress::Idle
         }
+    }
+
+    /// Works for ever, 10 us of the clock at a time.
+    struct AlwaysBusy(Arc<ManualClock>);
+
+    impl SlotTask for AlwaysBusy {
+        fn step(&mut self, _cx: &mut StepContext<'_>) -> Progress {
+            self.0.advance(Duration::from_micros(10));
+            Progress::Worked
+        }
+    }
+
+    /// A disk at work, which gets on only when it is driven.
+    #[derive(Default)]
+    struct DrivenIo {
+        driven: u64,
+    }
+
+    impl Io for DrivenIo {
+        fn submit(&mut self, op: IoOp) -> IoToken {
+            panic!("this test uses no disk: {op:?}");
+        }
+
+        fn take(&mut self, _token: IoToken) -> Option<Result<IoOutput, IoError>> {
+            None
+        }
+
+        fn forget(&mut self, _token: IoToken) {}
+
+        fn in_flight(&self) -> usize {
+            1
+        }
+
+        fn drive(&mut self) {
+            self.driven += 1;
+        }
+
+        fn wait(&mut self, _at_most: Duration) {}
+    }
+
+    #[test]
+    fn a_slot_that_always_has_work_lets_its_disk_get_on_every_tenth_of_a_millisecond() {
+        let (bell, clock) = (Arc::new(Doorbell::new().unwrap()), Arc::new(ManualClock::default()));
+        let mut slot = Slot::new(bell, None, clock.clone());
+        slot.add("busy", Share::default(), Box::new(AlwaysBusy(clock)));
+        let (mut turns, mut io) = (Turns::new(&slot), DrivenIo::default());
+        (0..1_000).for_each(|_| assert_eq!(turns.turn(&mut slot, &mut io).0, Progress::Worked));
+        assert_eq!(io.driven, 99, "10 ms of work");
+    }
+
+    /// Has something to do every five seconds, and counts how often it is asked.
+    struct EveryFiveSeconds {
+        clock: Arc<ManualClock>,
+        due_ns: u64,
+        asked: Arc<AtomicU64>,
+    }
+
+    impl SlotTask for EveryFiveSeconds {
+        fn step(&mut self, cx: &mut StepContext<'_>) -> Progress {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            if cx.now_ns < self.due_ns {
+                return Progress::Idle;
+            }
+            assert_eq!(self.clock.monotonic_ns(), self.due_ns, "it is found when it is due");
+            self.due_ns += 5_000_000_000;
+            Progress::Worked
+        }
+
+        fn wake_at_ns(&self) -> Option<u64> {
+            Some(self.due_ns)
+        }
+    }
+
+    /// Sleeps as long as it is told on the virtual clock, but at one time somebody rings.
+    struct SleepingIo {
+        clock: Arc<ManualClock>,
+        rings_at_ns: u64,
+    }
+
+    impl Io for SleepingIo {
+        fn submit(&mut self, op: IoOp) -> IoToken {
+            panic!("this test uses no disk: {op:?}");
+        }
+
+        fn take(&mut self, _token: IoToken) -> Option<Result<IoOutput, IoError>> {
+            None
+        }
+
+        fn forget(&mut self, _token: IoToken) {}
+
+        fn in_flight(&self) -> usize {
+            0
+        }
+
+        fn drive(&mut self) {}
+
+        fn wait(&mut self, at_most: Duration) {
+            let until_ring_ns = self.rings_at_ns.checked_sub(self.clock.monotonic_ns()).filter(|ns| *ns > 0);
+            self.clock.advance(at_most.min(until_ring_ns.map_or(at_most, Duration::from_nanos)));
+        }
+    }
+
+    #[test]
+    fn after_a_second_in_which_nobody_rang_every_task_is_asked_once() {
+        let (bell, clock) = (Arc::new(Doorbell::new().unwrap()), Arc::new(ManualClock::default()));
+        let (asked, due_ns) = (Arc::new(AtomicU64::new(0)), 5_000_000_000);
+        let mut slot = Slot::new(bell, None, clock.clone());
+        slot.add(
+            "task",
+            Share::default(),
+            Box::new(EveryFiveSeconds { clock: clock.clone(), due_ns, asked: asked.clone() }),
+        );
+        let mut turns = Turns::new(&slot);
+        let mut io = SleepingIo { clock: clock.clone(), rings_at_ns: 7_300_000_000 };
+        let mut park = |slot: &mut Slot| {
+            let (progress, parked) = turns.park_until_disturbed(slot, &mut io, 0);
+            (progress, matches!(parked, Parked::Slept(_)), clock.monotonic_ns(), asked.swap(0, Ordering::Relaxed))
+        };
+        // Five sleeps, a look before each, and the one that finds what has become due.
+        assert_eq!(park(&mut slot), (Progress::Worked, false, 5_000_000_000, 6));
+        // A ring ends the third sleep, and the slot is stepped and spins as after any.
+        assert_eq!(park(&mut slot), (Progress::Idle, true, 7_300_000_000, 3));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Who runs? A slot: one pinned thread that steps the tasks given to it, and sleeps when there is nothing to do.
 //!
 //! Here: the slot as a step machine (`run_loop`), which task is next (`schedule`), how a slot waits (`idle`), what is offered on its own thread (`local`), how host threads wait for it (`host_wait`), the thread and the
-//! driver under it (`thread`, `driver`), the CPUs it may use (`affinity`), what others see of it (`watch`) and how they
+//! driver under it (`thread`, `driver`), the CPUs it may use (`affinity`), what others see of it (`watch`, `step_lengths`) and how they
 //! reach it (`inbox`). Not here: what a task does (`task`), which task goes to which slot (`job_manager`).
 
 mod affinity;
@@ -14,6 +14,7 @@ mod inbox;
 mod local;
 mod run_loop;
 mod schedule;
+mod step_lengths;
 mod thread;
 mod watch;
 
@@ -29,8 +30,9 @@ pub use local::LocalServices;
 pub(crate) use run_loop::panic_message;
 pub use run_loop::{Slot, TaskReport};
 pub use schedule::Share;
+pub use step_lengths::{STEP_BUCKETS, StepLengths};
 pub use thread::{SlotError, spawn_slot};
-pub use watch::{NameId, STEP_BUCKETS, SlotObservation, SlotWatch};
+pub use watch::{NameId, SlotObservation, SlotWatch};
 
 use crate::io::Io;
 

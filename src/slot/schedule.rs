@@ -11,13 +11,13 @@
 const STARVED_SWEEPS_MAX: u32 = 15;
 
 /// How far ahead a pass may be: a step of ordinary length at weight 1, so that equal tasks need not alternate strictly.
-const AHEAD_MAX: u64 = 100_000 * PASS_SCALE;
+const AHEAD_MAX: u128 = 100_000 * PASS_SCALE;
 
 /// What a step costs at least, so that shares hold under a clock that stands still during a step (the simulator's).
 const CHARGE_MIN_NS: u64 = 1_000;
 
-/// Passes are scaled so that little is lost when dividing by a weight.
-const PASS_SCALE: u64 = 16;
+/// Passes are scaled so that even the shortest step of the heaviest task moves its pass, by 1000. 128 bits hold that for ever.
+const PASS_SCALE: u128 = 1 << 16;
 
 /// How much of a slot a task gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl Default for Share {
 #[derive(Clone, Debug)]
 pub(super) struct Standing {
     pub(super) share: Share,
-    pass: u64,
+    pass: u128,
     busy: bool,
 }
 
@@ -50,25 +50,25 @@ impl Standing {
 
     /// Whether the task is stepped in a sweep over a class whose slowest busy pass is `floor`. The slowest always is.
     #[inline]
-    pub(super) fn may_run(&self, floor: u64) -> bool {
-        !self.busy || self.pass <= floor.saturating_add(AHEAD_MAX)
+    pub(super) fn may_run(&self, floor: u128) -> bool {
+        !self.busy || self.pass <= floor + AHEAD_MAX
     }
 
     /// After a step of `ns`.
     #[inline]
-    pub(super) fn charge(&mut self, ns: u64, worked: bool, floor: u64) {
+    pub(super) fn charge(&mut self, ns: u64, worked: bool, floor: u128) {
         if worked {
             if !self.busy {
                 self.pass = self.pass.max(floor);
             }
-            self.pass += ns.max(CHARGE_MIN_NS) * PASS_SCALE / u64::from(self.share.weight.max(1));
+            self.pass += u128::from(ns.max(CHARGE_MIN_NS)) * PASS_SCALE / u128::from(self.share.weight.max(1));
         }
         self.busy = worked;
     }
 }
 
 /// The slowest busy pass of a class; when none is busy, the fastest of all, so that nobody comes back with time saved up.
-pub(super) fn floor<'a>(class: impl Iterator<Item = &'a Standing> + Clone) -> u64 {
+pub(super) fn floor<'a>(class: impl Iterator<Item = &'a Standing> + Clone) -> u128 {
     let busy = class.clone().filter(|standing| standing.busy).map(|standing| standing.pass).min();
     busy.or_else(|| class.map(|standing| standing.pass).max()).unwrap_or(0)
 }
@@ -118,6 +118,14 @@ mod tests {
         let steps = steps(&mut [task(1, 50_000), task(3, 50_000)], 10_000);
         let ratio = steps[1] as f64 / steps[0] as f64;
         assert!((2.9..3.1).contains(&ratio), "{steps:?}");
+    }
+
+    /// A pass that moved by less than one for the shortest steps stood still, and so did all that waited for it.
+    #[test]
+    fn the_heaviest_task_does_not_starve_the_lightest() {
+        let steps = steps(&mut [task(u16::MAX, 1_000), task(1, 1_000)], 20 * usize::from(u16::MAX));
+        // It may be ahead by a hundred steps from the beginning.
+        assert!((115..=125).contains(&steps[1]), "{steps:?}");
     }
 
     #[test]

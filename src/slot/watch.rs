@@ -3,12 +3,10 @@
 //! The slot is the only writer and uses plain relaxed stores; readers may see values a few nanoseconds old. Names are numbers
 //! here, so that saying what runs costs one store; the lock around their table is only taken when tasks come and go, and by readers.
 
+use super::step_lengths::{STEP_BUCKETS, StepLengths};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// Step lengths are counted by powers of two: bucket `i` holds steps of `2^i` to `2^(i+1) - 1` ns, the last one all longer ones.
-pub const STEP_BUCKETS: usize = 32;
 
 /// A registered name; `NameId::NONE` is nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,6 +48,8 @@ pub struct SlotObservation {
     pub busy_ns: u64,
     /// The longest step of a task.
     pub step_ns_max: u64,
+    /// How long the steps that worked took.
+    pub step_lengths: StepLengths,
 }
 
 impl Default for SlotWatch {
@@ -97,12 +97,10 @@ impl SlotWatch {
             operator: name(&self.operator),
             busy_ns: self.busy_ns.load(Ordering::Relaxed),
             step_ns_max: self.step_ns_max.load(Ordering::Relaxed),
+            step_lengths: StepLengths::new(std::array::from_fn(|bucket| {
+                self.step_lengths[bucket].load(Ordering::Relaxed)
+            })),
         }
-    }
-
-    /// How many steps took how long; see `STEP_BUCKETS`.
-    pub fn step_lengths(&self) -> [u64; STEP_BUCKETS] {
-        std::array::from_fn(|bucket| self.step_lengths[bucket].load(Ordering::Relaxed))
     }
 
     #[inline]
@@ -118,7 +116,7 @@ impl SlotWatch {
         self.operator.store(NameId::NONE.0, Ordering::Relaxed);
         if worked {
             add(&self.busy_ns, ns);
-            add(&self.step_lengths[ns.max(1).ilog2().min(STEP_BUCKETS as u32 - 1) as usize], 1);
+            add(&self.step_lengths[StepLengths::bucket(ns)], 1);
             if ns > self.step_ns_max.load(Ordering::Relaxed) {
                 self.step_ns_max.store(ns, Ordering::Relaxed);
             }
@@ -160,9 +158,9 @@ mod tests {
         watch.leave_task(1_000, true);
         watch.leave_task(u64::MAX >> 8, true);
         watch.leave_task(1_000, false);
-        let lengths = watch.step_lengths();
-        assert_eq!((lengths[0], lengths[9], lengths[STEP_BUCKETS - 1]), (1, 1, 1));
-        assert_eq!(lengths.iter().sum::<u64>(), 3);
-        assert_eq!(watch.observe().progress, 4);
+        let seen = watch.observe();
+        let lengths: Vec<_> = seen.step_lengths.buckets().collect();
+        assert_eq!(lengths, [(1, 1), (1_023, 1), (u64::MAX, 1)]);
+        assert_eq!(seen.progress, 4);
     }
 }

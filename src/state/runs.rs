@@ -254,7 +254,7 @@ impl Table {
 
     /// Lets a full run leave and begins the next, or merges all runs of the key group if they are many or cannot leave.
     fn begin_run(&mut self, directory: usize, group: KeyGroup) -> Result<(), StateError> {
-        let runs_max = RUNS_BESIDE + RUNS_PER_PAGE * self.directories.pages_of(directory).len();
+        let runs_max = self.runs_max(directory);
         let written = self.runs.as_ref().map_or(0, |runs| runs.groups[directory].written.len());
         if written >= runs_max || !self.write_run(directory) {
             self.merge_runs(directory);
@@ -265,6 +265,11 @@ impl Table {
             runs.groups[directory].filling = Some((Page::empty(block, group.0, 0, 0, 0), runs.epoch));
         }
         Ok(())
+    }
+
+    /// How many runs of a key group may be in the spill file.
+    fn runs_max(&self, directory: usize) -> usize {
+        RUNS_BESIDE + RUNS_PER_PAGE * self.directories.pages_of(directory).len()
     }
 
     /// Memory for a run, as much as a page may have if that is there.
@@ -289,7 +294,7 @@ impl Table {
             self.wait_for_disk();
             self.collect_writes(&pager);
         }
-        let state = &self.identity.name;
+        let (state, runs_max) = (&self.identity.name, self.runs_max(directory));
         let Some(runs) = &mut self.runs else { return false };
         let GroupRuns { filling, written } = &mut runs.groups[directory];
         if filling.is_none() {
@@ -308,6 +313,12 @@ impl Table {
             let writing = pager.borrow_mut().write_slot(slot, block);
             runs.writing.push((directory, written.len()));
             written.push((Spilled { slot, crc, len, writing }, epoch));
+            // The last of them was begun when they were not too many yet.
+            let count = written.len();
+            assert!(
+                count <= runs_max + 1,
+                "{count} runs of a key group of state \"{state}\", {runs_max} are the limit"
+            );
         }
         true
     }
