@@ -1,8 +1,37 @@
-//! Keys side by side, to be gone through in the order of their bytes.
+//! Keys side by side, each with the slices it has, to be gone through in the order of their bytes.
 
 use crate::record::Key;
 
-/// Some keys. Each is kept as its length and its bytes, aligned to 8 as every fixed key type needs it.
+/// Which slices of a window a key has, counted from the window's last. Of windows with more slices than it can say: all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slices(u64);
+
+impl Slices {
+    const BITS: u32 = 48;
+    /// Any of them.
+    pub const ALL: Self = Self((1 << Self::BITS) - 1);
+    pub const NONE: Self = Self(0);
+
+    /// The slice that so many of the window's `count` slices lie behind.
+    #[inline]
+    pub fn one(behind: i64, count: usize) -> Self {
+        if count <= Self::BITS as usize { Self(1 << behind & Self::ALL.0) } else { Self::ALL }
+    }
+
+    /// Whether the key may have the slice that so many lie behind.
+    #[inline]
+    pub fn may_have(self, behind: usize) -> bool {
+        self == Self::ALL || self.0 >> behind.min(63) & 1 == 1
+    }
+
+    /// These and others.
+    #[inline]
+    pub fn and(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
+}
+
+/// Some keys. Each is kept as a word with its length and its slices, and its bytes, aligned to 8 as every fixed key type needs it.
 #[derive(Debug, Default)]
 pub(super) struct KeyList {
     words: Vec<u64>,
@@ -12,9 +41,9 @@ pub(super) struct KeyList {
 
 impl KeyList {
     /// Adds a key at the end.
-    pub fn push(&mut self, key: &[u8]) {
+    pub fn push(&mut self, key: &[u8], slices: Slices) {
         let first = self.words.len();
-        self.words.push(key.len() as u64);
+        self.words.push(key.len() as u64 | slices.0 << LEN_BITS);
         self.words.resize(first + 1 + key.len().div_ceil(8), 0);
         bytemuck::cast_slice_mut(&mut self.words[first + 1..])[..key.len()].copy_from_slice(key);
     }
@@ -30,32 +59,47 @@ impl KeyList {
         self.words.len() * 8
     }
 
-    /// Puts the keys in the order of their bytes, each once.
+    /// Puts the keys in the order of their bytes, each once, with all of its slices.
     pub fn sort(&mut self) {
-        let (words, sorted) = (&self.words, &mut self.sorted);
+        let (words, sorted) = (&mut self.words, &mut self.sorted);
         sorted.clear();
         let mut at = 0;
         while at < words.len() {
             sorted.push(at as u32);
-            at += 1 + (words[at] as usize).div_ceil(8);
+            at += 1 + len_of(words[at]).div_ceil(8);
         }
         sorted.sort_unstable_by(|&a, &b| bytes_at(words, a).cmp(bytes_at(words, b)));
-        sorted.dedup_by(|a, b| bytes_at(words, *a) == bytes_at(words, *b));
+        sorted.dedup_by(|again, first| {
+            let is_same = bytes_at(words, *again) == bytes_at(words, *first);
+            if is_same {
+                words[*first as usize] |= words[*again as usize];
+            }
+            is_same
+        });
     }
 
     /// The `nth` key in order.
     ///
     /// # Panics
     /// Asserts that the keys are of this type.
-    pub fn nth<K: Key + ?Sized>(&self, nth: usize) -> Option<&K> {
+    pub fn nth<K: Key + ?Sized>(&self, nth: usize) -> Option<(&K, Slices)> {
         let at = *self.sorted.get(nth)?;
-        Some(K::from_bytes(bytes_at(&self.words, at)).expect("a list keeps the bytes of the keys that were put there"))
+        let key = K::from_bytes(bytes_at(&self.words, at));
+        let slices = Slices(self.words[at as usize] >> LEN_BITS);
+        Some((key.expect("a list keeps the bytes of the keys that were put there"), slices))
     }
+}
+
+/// The bits of a key's first word that hold its length: keys of a state are at most 2 KiB long.
+const LEN_BITS: u32 = 64 - Slices::BITS;
+
+fn len_of(first_word: u64) -> usize {
+    (first_word & ((1 << LEN_BITS) - 1)) as usize
 }
 
 fn bytes_at(words: &[u64], at: u32) -> &[u8] {
     let (len, rest) = words[at as usize..].split_first().expect("every key begins with its length");
-    &bytemuck::cast_slice(rest)[..*len as usize]
+    &bytemuck::cast_slice(rest)[..len_of(*len)]
 }
 
 #[cfg(test)]
@@ -65,9 +109,21 @@ mod tests {
     #[test]
     fn keys_come_once_in_the_order_of_their_bytes() {
         let mut list = KeyList::default();
-        ["b", "", "a longer key than a word", "a", "b"].into_iter().for_each(|key| list.push(key.as_bytes()));
+        let keys = ["b", "", "a longer key than a word", "a", "b"];
+        keys.into_iter().zip(0..).for_each(|(key, behind)| list.push(key.as_bytes(), Slices::one(behind, 5)));
         list.sort();
-        let keys: Vec<&str> = (0..).map_while(|nth| list.nth::<str>(nth)).collect();
-        assert_eq!(keys, ["", "a", "a longer key than a word", "b"]);
+        let keys: Vec<(&str, Slices)> = (0..).map_while(|nth| list.nth::<str>(nth)).collect();
+        let one = |behind| Slices::one(behind, 5);
+        assert_eq!(
+            keys,
+            [("", one(1)), ("a", one(3)), ("a longer key than a word", one(2)), ("b", one(0).and(one(4)))]
+        );
+    }
+
+    #[test]
+    fn of_windows_with_many_slices_a_key_may_have_all() {
+        let few = Slices::one(47, 48);
+        assert!(few.may_have(47) && !few.may_have(46) && !Slices::NONE.may_have(0));
+        assert!((0..2_000).all(|behind| Slices::one(1_999, 2_000).may_have(behind)));
     }
 }

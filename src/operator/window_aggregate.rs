@@ -12,7 +12,7 @@
 //! by the clock of the record's split, and records that fall between windows (slide larger than size) are counted.
 
 use super::aggregate::Aggregate;
-use super::key_list::KeyList;
+use super::key_list::{KeyList, Slices};
 use super::keyed::{KeyedRecord, KeyedStage};
 use super::output::SideGate;
 use super::window_ends::{Listed, Relisting, WindowEnds};
@@ -124,7 +124,8 @@ where
         if !self.slice.holds(stamp.at.0) {
             self.slice = self.windows.slice_at(stamp.at.0);
         }
-        let Slice { start, windows, .. } = self.slice;
+        let slice_now = self.slice;
+        let Slice { start, windows, .. } = slice_now;
         // An input that was idle has let the operator's own clock pass its split's: the later of the two has closed windows.
         let clock = stamp.clock.max(self.watermark);
         let missed = self.slice.passed(clock);
@@ -160,16 +161,28 @@ where
         }
         // The first window these records count in; each window that fires sets the end of the next.
         let end = self.windows.last_end(start) - (windows - 1 - missed) * self.windows.slide_ms();
-        self.ends.add(&key, self.windows.window_ending(end).max_timestamp(), seen == Seen::Whole)
+        let slices = Slices::one(slice_now.slices_behind(end), self.windows.slices_per_window());
+        self.ends.add(&key, self.windows.window_ending(end).max_timestamp(), slices, seen == Seen::Whole)
     }
 
-    /// Fires the window of a key that ends with `at`, and sees to the next one if that will hold anything.
-    fn fire(&mut self, cx: &mut ChainContext<'_>, key: Hashed<'_, K>, at: EventTimeMs) -> Result<(), StateError> {
+    /// Fires the window of a key that ends with `at` and holds these slices, and sees to the next one if that will hold anything.
+    fn fire(
+        &mut self,
+        cx: &mut ChainContext<'_>,
+        key: Hashed<'_, K>,
+        at: EventTimeMs,
+        slices: Slices,
+    ) -> Result<(), StateError> {
         let window = self.windows.window_ending(at.0 + 1);
         let next_start = window.start + self.windows.slide_ms();
         let mut merged: Option<A::Accumulator> = None;
-        let mut next_has_slices = false;
-        for start in self.windows.slices(window) {
+        let count = self.windows.slices_per_window();
+        let slides = self.windows.slide_ms() / self.windows.slice_ms();
+        let mut next_slices = Slices::NONE;
+        for (start, behind) in self.windows.slices(window).zip((0..count).rev()) {
+            if !slices.may_have(behind) {
+                continue;
+            }
             let Some(whole) = self.slices.get(&key, &SliceKey { start, missed: 0 }) else { continue };
             // The accumulators of records that missed no more windows than have ended before this one.
             let first_end = self.windows.first_end(start).unwrap_or(window.end);
@@ -188,12 +201,12 @@ where
                     self.slices.remove(&key, &SliceKey { start, missed: missed as u64 });
                 }
             } else {
-                next_has_slices = true;
+                next_slices = next_slices.and(Slices::one(behind as i64 + slides, count));
             }
         }
-        if next_has_slices {
+        if next_slices != Slices::NONE {
             let next = TimeWindow { start: next_start, end: window.end + self.windows.slide_ms() };
-            self.ends.add(&key, next.max_timestamp(), true)?;
+            self.ends.add(&key, next.max_timestamp(), next_slices, true)?;
         }
         if let Some(accumulator) = merged {
             self.emit(cx, key.key, window, &accumulator);
@@ -259,16 +272,17 @@ where
         let Self { windows, slices, ends, .. } = self;
         let window = windows.window_ending(at.0 + 1);
         let mut keys = KeyList::default();
-        let mut behind = windows.slice_at(window.end);
+        let (count, slice_ms) = (windows.slices_per_window(), windows.slice_ms());
+        let mut later_slice = windows.slice_at(window.end);
         slices.for_each_key(group, |key, SliceKey { start, missed }| match &mut later {
             _ if missed > 0 || start < window.start => {}
-            _ if start < window.end => keys.push(key),
+            _ if start < window.end => keys.push(key, Slices::one((window.end - start) / slice_ms - 1, count)),
             None => {}
             Some(later) => {
-                if behind.start != start {
-                    behind = windows.slice_at(start);
+                if later_slice.start != start {
+                    later_slice = windows.slice_at(start);
                 }
-                ends.list_later(later, &behind, key);
+                ends.list_later(later, &later_slice, count, key);
             }
         })?;
         Ok(keys)
@@ -282,8 +296,8 @@ where
             }
             let fired = self.next_firing(watermark).and_then(|firing| {
                 let Some(mut firing) = firing else { return Ok(false) };
-                if let Some(key) = firing.keys.nth::<K>(firing.next) {
-                    self.fire(cx, Hashed::in_group(key, firing.group), firing.at)?;
+                if let Some((key, slices)) = firing.keys.nth::<K>(firing.next) {
+                    self.fire(cx, Hashed::in_group(key, firing.group), firing.at, slices)?;
                 }
                 firing.next += 1;
                 self.firing = Some(firing);

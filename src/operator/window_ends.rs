@@ -8,7 +8,7 @@
 //!
 //! Here: what is due, in the order of time, then of key groups. Not here: firing (`window_aggregate`).
 
-use super::key_list::KeyList;
+use super::key_list::{KeyList, Slices};
 use crate::memory::{MemoryBudget, Reservation};
 use crate::record::Key;
 use crate::state::{Hashed, KeyGroup, StateError, Timers};
@@ -82,32 +82,32 @@ impl<K: Key + ?Sized> WindowEnds<K> {
         }
     }
 
-    /// A window of `key` ends with `at`, its last millisecond. `is_first`: this is said once for each of its slices, so that the list stays
-    /// complete; otherwise it may be said for every record, and keys are found by their slices.
-    pub fn add(&mut self, key: &Hashed<K>, at: EventTimeMs, is_first: bool) -> Result<(), StateError> {
+    /// A window of `key` ends with `at`, its last millisecond, and holds these slices. `is_first`: this is said once for each of its slices, so
+    /// that the list stays complete; otherwise it may be said for every record, and keys are found by their slices.
+    pub fn add(&mut self, key: &Hashed<K>, at: EventTimeMs, slices: Slices, is_first: bool) -> Result<(), StateError> {
         let is_known = self.is_known(at, key.group);
         let Some(pending) = self.pending.get_mut(&(at, key.group)) else {
-            return self.begin(key, at, is_first);
+            return self.begin(key, at, slices, is_first);
         };
         if is_known && matches!(pending.keys, Listed::Unknown) {
             pending.keys = Listed::Keys(self.spare.pop().unwrap_or_default());
         }
         match &pending.keys {
-            Listed::Keys(_) if is_first => pending.keys.push(key.key.bytes(), &mut self.listed_bytes),
+            Listed::Keys(_) if is_first => pending.keys.push(key.key.bytes(), slices, &mut self.listed_bytes),
             Listed::Keys(_) => pending.keys.give_up(&mut self.listed_bytes),
             Listed::Unknown | Listed::GivenUp => {}
         }
         Ok(())
     }
 
-    fn begin(&mut self, key: &Hashed<K>, at: EventTimeMs, is_first: bool) -> Result<(), StateError> {
+    fn begin(&mut self, key: &Hashed<K>, at: EventTimeMs, slices: Slices, is_first: bool) -> Result<(), StateError> {
         self.timers.set(key, at)?;
         let mut carriers = self.spare.pop().unwrap_or_default();
-        carriers.push(key.key.bytes());
+        carriers.push(key.key.bytes(), Slices::NONE);
         let mut keys = if is_first { Listed::Unknown } else { Listed::GivenUp };
         if is_first && self.may_list() {
             keys = Listed::Keys(self.spare.pop().unwrap_or_default());
-            keys.push(key.key.bytes(), &mut self.listed_bytes);
+            keys.push(key.key.bytes(), slices, &mut self.listed_bytes);
         } else if is_first && self.is_known(at, key.group) {
             self.known_through.insert(key.group, EventTimeMs(at.0 - 1));
         }
@@ -158,17 +158,17 @@ impl<K: Key + ?Sized> WindowEnds<K> {
     }
 
     /// A key has this slice, which lies behind the window that fires: lists it for the first of its windows that has an end.
-    pub fn list_later(&mut self, relisting: &mut Relisting, slice: &Slice, key: &[u8]) {
+    pub fn list_later(&mut self, relisting: &mut Relisting, slice: &Slice, slices_per_window: usize, key: &[u8]) {
         let end = slice
             .ends()
             .map(|end| EventTimeMs(end - 1))
             .find(|end| self.pending.contains_key(&(*end, relisting.group)));
         let Some(end) = end.filter(|end| *end <= relisting.through) else { return };
-        relisting
-            .found
-            .entry(end)
-            .or_insert_with(|| Listed::Keys(KeyList::default()))
-            .push(key, &mut self.listed_bytes);
+        relisting.found.entry(end).or_insert_with(|| Listed::Keys(KeyList::default())).push(
+            key,
+            Slices::one(slice.slices_behind(end.0 + 1), slices_per_window),
+            &mut self.listed_bytes,
+        );
         while !self.may_list() {
             // The windows that fire last wait for another look.
             let Some((last, listed)) = relisting.found.pop_last() else { return };
@@ -193,7 +193,7 @@ impl<K: Key + ?Sized> WindowEnds<K> {
     pub fn remove(&mut self, at: EventTimeMs, group: KeyGroup) {
         let Some(Pending { mut carriers, .. }) = self.pending.remove(&(at, group)) else { return };
         carriers.sort();
-        for key in (0..).map_while(|nth| carriers.nth::<K>(nth)) {
+        for (key, _) in (0..).map_while(|nth| carriers.nth::<K>(nth)) {
             self.timers.delete(&Hashed::in_group(key, group), at);
         }
         self.keep(carriers);
@@ -212,20 +212,20 @@ impl<K: Key + ?Sized> WindowEnds<K> {
         self.timers.rebuild();
         (self.listed_bytes, self.pending, self.known_through) = (0, BTreeMap::new(), BTreeMap::new());
         for timer in self.timers.due(EventTimeMs::MAX) {
-            self.pending.entry((timer.at, timer.group())).or_default().carriers.push(timer.key_bytes());
+            self.pending.entry((timer.at, timer.group())).or_default().carriers.push(timer.key_bytes(), Slices::NONE);
         }
     }
 }
 
 impl Listed {
     /// Adds a key, unless the list has become too long.
-    fn push(&mut self, key: &[u8], listed_bytes: &mut usize) {
+    fn push(&mut self, key: &[u8], slices: Slices, listed_bytes: &mut usize) {
         let Self::Keys(keys) = self else { return };
         let before = keys.len_bytes();
         if before >= LIST_BYTES_MAX {
             return self.give_up(listed_bytes);
         }
-        keys.push(key);
+        keys.push(key, slices);
         *listed_bytes += keys.len_bytes() - before;
     }
 
@@ -265,7 +265,7 @@ mod tests {
     fn restored(ends: &mut WindowEnds<str>, keys: KeyContext, windows: SlicedWindows) {
         for start in 0..WINDOWS {
             let first = windows.slice_at(start).first_end.unwrap();
-            ends.add(&keys.hash("a key"), EventTimeMs(first - 1), true).unwrap();
+            ends.add(&keys.hash("a key"), EventTimeMs(first - 1), Slices::one(0, 2), true).unwrap();
         }
         ends.rebuild();
     }
@@ -281,7 +281,7 @@ mod tests {
                     looks += 1;
                     let mut later = ends.relist(group);
                     let behind = at.0 + 1..WINDOWS;
-                    behind.for_each(|start| ends.list_later(&mut later, &windows.slice_at(start), b"a key"));
+                    behind.for_each(|start| ends.list_later(&mut later, &windows.slice_at(start), 2, b"a key"));
                     ends.relisted(later);
                     KeyList::default()
                 }
@@ -318,9 +318,9 @@ mod tests {
         let nothing_found = ends.relist(group);
         ends.relisted(nothing_found);
         let next = EventTimeMs(at.0 + 1);
-        ends.add(&keys.hash("another key"), next, true).unwrap();
+        ends.add(&keys.hash("another key"), next, Slices::one(1, 2), true).unwrap();
         let Listed::Keys(mut listed) = ends.take_list(next, group) else { panic!("the keys are known") };
         listed.sort();
-        assert_eq!((listed.nth::<str>(0), listed.nth::<str>(1)), (Some("another key"), None));
+        assert_eq!((listed.nth::<str>(0), listed.nth::<str>(1)), (Some(("another key", Slices::one(1, 2))), None));
     }
 }

@@ -47,6 +47,12 @@ impl Slice {
         self.start <= at && at < self.end
     }
 
+    /// How many slices of the window that ends there lie behind this one.
+    #[inline]
+    pub fn slices_behind(&self, window_end: i64) -> i64 {
+        (window_end - self.end) / (self.end - self.start)
+    }
+
     /// The ends of the windows that hold it, first to last.
     pub fn ends(&self) -> impl Iterator<Item = i64> + use<> {
         let (first_end, slide_ms) = (self.first_end.unwrap_or_default(), self.slide_ms);
@@ -160,9 +166,15 @@ impl SlicedWindows {
         TimeWindow { start: end - self.size_ms, end }
     }
 
+    /// How many slices every window has.
+    #[inline]
+    pub fn slices_per_window(self) -> usize {
+        (self.size_ms / self.slice_ms) as usize
+    }
+
     /// The starts of the slices of a window, oldest first.
-    pub fn slices(self, window: TimeWindow) -> impl ExactSizeIterator<Item = i64> {
-        (0..(self.size_ms / self.slice_ms) as usize).map(move |nth| window.start + nth as i64 * self.slice_ms)
+    pub fn slices(self, window: TimeWindow) -> impl Iterator<Item = i64> {
+        (0..self.size_ms / self.slice_ms).map(move |i| window.start + i * self.slice_ms)
     }
 }
 
