@@ -59,15 +59,10 @@ impl RecordShape {
         Self::Fixed { key_len: size_of::<K>() as u32, payload_len: size_of::<P>() as u32 }
     }
 
-    /// Whether keys and payloads may have these lengths.
-    #[inline]
-    pub(super) fn admits(self, key_len: usize, payload_len: usize) -> bool {
-        match self {
-            Self::Fixed { key_len: key, payload_len: payload } => {
-                key as usize == key_len && payload as usize == payload_len
-            }
-            Self::Sized => true,
-        }
+    /// Whether every key and payload has these lengths.
+    #[inline(always)]
+    pub(super) fn is_fixed_at(self, key_len: usize, payload_len: usize) -> bool {
+        self == Self::Fixed { key_len: key_len as u32, payload_len: payload_len as u32 }
     }
 
     #[inline(always)]

@@ -86,18 +86,19 @@ impl Sender {
     #[inline(always)]
     pub(super) fn try_push(&mut self, stamp: &Stamp, key: &[u8], payload: &[u8]) -> bool {
         let (Some(open), Some(writer)) = (&mut self.open, &mut self.writer) else { return false };
-        if open.origin != FrameOrigin::of(stamp) || !self.shape.admits(key.len(), payload.len()) {
+        if open.origin != FrameOrigin::of(stamp) {
             return false;
         }
-        let is_fixed = matches!(self.shape, RecordShape::Fixed { .. });
-        let len = if is_fixed { fixed_len(key.len(), payload.len()) } else { sized_len(key.len(), payload.len()) };
-        let Some(place) = writer.append(len) else { return false };
-        open.count += 1;
-        if is_fixed {
+        if self.shape.is_fixed_at(key.len(), payload.len()) {
+            let Some(place) = writer.append(fixed_len(key.len(), payload.len())) else { return false };
             write_fixed(place, stamp.at, key, payload);
-        } else {
+        } else if self.shape == RecordShape::Sized {
+            let Some(place) = writer.append(sized_len(key.len(), payload.len())) else { return false };
             write_sized(place, stamp.at, key, payload);
+        } else {
+            return false;
         }
+        open.count += 1;
         true
     }
 
@@ -106,13 +107,13 @@ impl Sender {
     #[inline(never)]
     pub(super) fn push_behind(&mut self, stamp: Stamp, key: &[u8], payload: &[u8]) -> Result<(), ExchangeError> {
         let (key_len, payload_len) = (key.len(), payload.len());
+        let is_fixed = self.shape.is_fixed_at(key_len, payload_len);
         assert!(
-            self.shape.admits(key_len, payload_len),
+            is_fixed || self.shape == RecordShape::Sized,
             "{}: a record with a key of {key_len} and a payload of {payload_len} bytes on a channel of {:?}",
             self.who,
             self.shape
         );
-        let is_fixed = matches!(self.shape, RecordShape::Fixed { .. });
         let len = if is_fixed { fixed_len(key_len, payload_len) } else { sized_len(key_len, payload_len) };
         self.make_room(len)?;
         let writer = self.writer.as_mut().expect("make_room left a segment");

@@ -27,6 +27,9 @@ pub struct SplitClock {
     strategy: Watermarks,
     max_at: EventTimeMs,
     clock: Watermark,
+    /// The time of the last record.
+    last_at: EventTimeMs,
+    /// Whether there was one since the last look; then the split is being heard.
     saw_event: bool,
     activity: Activity,
 }
@@ -116,12 +119,18 @@ impl SplitClock {
     /// A clock that continues where a checkpoint recorded it. The strategy may be another one; the clock does not go back.
     pub fn restored(strategy: Watermarks, state: SplitClockState) -> Self {
         let activity = if state.idle { Activity::Idle } else { Activity::Heard };
-        Self { strategy, max_at: state.max_at, clock: state.clock, saw_event: false, activity }
+        Self { strategy, max_at: state.max_at, clock: state.clock, last_at: state.max_at, saw_event: false, activity }
     }
 
     /// A record at `at` was read: returns the clock after it. An idle split is active again.
-    #[inline]
+    #[inline(always)]
     pub fn on_event(&mut self, at: EventTimeMs) -> Watermark {
+        // Many records of a busy split have the time of the one before, which changes nothing.
+        if self.saw_event && at == self.last_at { self.clock } else { self.on_event_at_new_time(at) }
+    }
+
+    fn on_event_at_new_time(&mut self, at: EventTimeMs) -> Watermark {
+        self.last_at = at;
         self.saw_event = true;
         self.activity = Activity::Heard;
         self.max_at = self.max_at.max(at);
@@ -319,6 +328,15 @@ mod tests {
         assert!(!clock.check_idle(501));
         assert!(!clock.check_idle(601));
         assert!(clock.check_idle(602));
+    }
+
+    #[test]
+    fn a_record_at_the_time_of_the_one_before_ends_idleness_too() {
+        let mut clock = SplitClock::new(Watermarks::monotonous().idle_after(100));
+        assert_eq!((clock.on_event(at(5)), clock.on_event(at(5))), (at(4), at(4)));
+        assert_eq!([0, 200, 400].map(|now_ms| clock.check_idle(now_ms)), [false, false, true]);
+        clock.on_event(at(5));
+        assert!(!clock.is_idle());
     }
 
     #[test]
