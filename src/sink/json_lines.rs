@@ -329,17 +329,7 @@ mod tests {
     #[test]
     fn a_checkpoint_taken_while_a_rename_is_not_yet_durable_still_names_the_part() {
         let mut rig = Rig::new();
-        let mut writer = rig.start(0, 1, None).unwrap();
-        rig.write(&mut writer, 0..2).unwrap();
-        rig.snapshot(&mut writer, 1).unwrap();
-        rig.with(|cx| SinkWriter::<u64>::commit(&mut writer, cx, CheckpointId(1))).unwrap();
-        let mut is_visible = false;
-        while !is_visible {
-            // Once more after the rename: it is taken, and the directory's sync begins.
-            is_visible = !rig.visible().is_empty();
-            rig.io.drive();
-            rig.with(|cx| SinkWriter::<u64>::poll(&mut writer, cx)).unwrap();
-        }
+        let mut writer = syncing_after_a_rename(&mut rig, false);
         let second = rig.with(|cx| SinkWriter::<u64>::snapshot(&mut writer, cx, CheckpointId(2))).unwrap();
         rig.io.revive_after_power_cut();
         assert!(rig.visible().is_empty());
