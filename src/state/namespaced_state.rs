@@ -106,14 +106,14 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
 
     /// Asks for the values of a batch before the first of them is used.
     pub fn prefetch<'a>(&mut self, batch: impl Iterator<Item = (Hashed<'a, K>, N)>) {
-        let (scratch, table) = (&mut self.scratch, self.table.borrow());
-        if table.is_worth_fetching() {
-            let hashes = batch.map(|(key, namespace)| {
+        let scratch = &mut self.scratch;
+        self.table.borrow().fetch(
+            const { Self::LAYOUT },
+            batch.map(|(key, namespace)| {
                 let address = composite(scratch, &key, &namespace);
                 (address.group, address.hash)
-            });
-            table.fetch(const { Self::LAYOUT }, hashes);
-        }
+            }),
+        );
     }
 
     /// Whether the page of a value is in memory or does not exist; if not, starts to read it.

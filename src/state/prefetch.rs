@@ -60,9 +60,7 @@ impl Prefetch {
             // The hash of a key is that of its entry of kind 0.
             let hash = |key: Hashed<K>| if *kind == 0 { key.hash } else { page_hash(*kind, key.key.bytes()) };
             let table = table.borrow();
-            if table.is_worth_fetching() {
-                table.fetch(table.layout, keys.clone().map(|key| (key.group, hash(key))));
-            }
+            table.fetch(table.layout, keys.clone().map(|key| (key.group, hash(key))));
         }
     }
 }
@@ -90,6 +88,9 @@ impl Table {
     /// `layout` is the table's own, passed so that a constant specialises the code.
     #[inline]
     pub fn fetch(&self, layout: Layout, entries: impl Iterator<Item = (KeyGroup, u64)>) {
+        if !self.is_worth_fetching() {
+            return;
+        }
         let mut homes = [(Home::NOWHERE, 0); LOOK_AHEAD];
         let mut len = 0;
         for (home, (group, hash)) in homes.iter_mut().zip(entries) {

@@ -4,7 +4,7 @@ use super::backend::{Registration, SharedTable};
 use super::entries::{VALUE, check_chunk, is_key};
 use super::layout::Layout;
 use super::migrate::{Convert, Migration, converting};
-use super::prefetch::{Home, LOOK_AHEAD};
+use super::prefetch::{Home, LOOK_AHEAD, next_group};
 use super::slotted_page::VALUE_LEN_MAX;
 use super::table::{Address, Table};
 use super::ttl::{Lifetime, STAMP_LEN};
@@ -180,24 +180,20 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
         let table = &mut *self.table.borrow_mut();
         let layout = const { Self::LAYOUT };
         let mut group = [None; LOOK_AHEAD];
-        let mut homes = [Home::NOWHERE; LOOK_AHEAD];
         loop {
             let is_worth_fetching = table.is_worth_fetching();
-            let mut len = 0;
-            while len < LOOK_AHEAD
-                && let Some((key, record)) = records.next()
-            {
-                if is_worth_fetching || layout != Layout::Slotted {
-                    homes[len] = table.fetch_home(layout, key.group, key.hash);
-                }
-                group[len] = Some((key, record));
-                len += 1;
-            }
-            let found = || group[..len].iter().flatten().zip(homes);
+            let mut found = records.by_ref().map(|(key, record)| {
+                let home = match layout {
+                    Layout::Slotted if !is_worth_fetching => Home::NOWHERE,
+                    layout => table.fetch_home(layout, key.group, key.hash),
+                };
+                (home, key, record)
+            });
+            let group = next_group(&mut found, &mut group);
             if is_worth_fetching {
-                found().for_each(|((key, _), home)| table.fetch_cell(layout, home, key.hash));
+                group.iter().flatten().for_each(|(home, key, _)| table.fetch_cell(layout, *home, key.hash));
             }
-            for (&(key, record), home) in found() {
+            for &(home, key, record) in group.iter().flatten() {
                 let (mut new, is_settled) =
                     update_at(table, layout, home, Self::address(&key), |old| change(record, old));
                 if !is_settled {
@@ -207,7 +203,7 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
                     updated(record, new);
                 }
             }
-            if len < LOOK_AHEAD {
+            if group.len() < LOOK_AHEAD {
                 return Ok(());
             }
         }
