@@ -71,15 +71,9 @@ pub(super) fn slot_of(word: u16) -> u16 {
 pub(super) struct PieceBuffer {
     pub buffer: Buffer,
     pub pieces: Vec<Piece>,
-    /// The groups and lanes that changed in the page being harvested; kept for its memory.
-    pub changed: Vec<(u16, u8)>,
 }
 
 impl PieceBuffer {
-    pub fn new(buffer: Buffer, pieces: Vec<Piece>) -> Self {
-        Self { buffer, pieces, changed: Vec::new() }
-    }
-
     pub fn len(&self) -> usize {
         self.buffer.len()
     }

@@ -230,7 +230,7 @@ impl Table {
     fn put_changes(&mut self, index: usize, out: &mut PieceBuffer) {
         let page = &self.pages[index];
         let grid = self.layout.grid(page.bytes());
-        let mut changed = std::mem::take(&mut out.changed);
+        let mut changed = std::mem::take(&mut self.changed);
         changed.clear();
         for group in page.changed_groups(grid, 1 - self.parity) {
             let set = page.lanes(grid, group, 1 - self.parity);
@@ -245,7 +245,7 @@ impl Table {
         } else {
             self.put_delta(index, &changed, out);
         }
-        out.changed = changed;
+        self.changed = changed;
     }
 
     fn put_delta(&mut self, index: usize, changed: &[(u16, u8)], out: &mut PieceBuffer) {

@@ -152,7 +152,7 @@ impl StateBackend {
                     let buffer = PieceBlock::take_buffer(&self.arena, WHO, len)
                         .or_else(|_| PieceBlock::take_buffer(&self.arena, WHO, BLOCK_LEN_MIN))
                         .map_err(|source| table.given_up_by(source))?;
-                    harvest.filling = Some(PieceBuffer::new(buffer, Vec::new()));
+                    harvest.filling = Some(PieceBuffer { buffer, pieces: Vec::new() });
                 }
                 let filling = harvest.filling.as_mut().expect("taken above");
                 let before = filling.len();
@@ -208,12 +208,12 @@ impl Harvest {
             len: 0,
             span: HashSpan::default(),
         });
-        self.filling = Some(PieceBuffer::new(buffer, gone.collect()));
+        self.filling = Some(PieceBuffer { buffer, pieces: gone.collect() });
         Ok(())
     }
 
     fn close_block(&mut self) {
-        if let Some(PieceBuffer { buffer, pieces, .. }) = self.filling.take()
+        if let Some(PieceBuffer { buffer, pieces }) = self.filling.take()
             && !pieces.is_empty()
         {
             self.waiting = Some(PieceBlock { checkpoint: self.checkpoint, buffer, pieces });

@@ -42,6 +42,8 @@ pub(super) struct Table {
     /// How many pages at the start of the sealed list are skipped over if they are not in memory: they were put at its end.
     pub(super) in_memory_first: usize,
     pub(super) stage: StageLog,
+    /// The groups and lanes that changed in the page being harvested; kept for its memory.
+    pub(super) changed: Vec<(u16, u8)>,
     /// Why the snapshot in progress was given up.
     pub(super) given_up: Option<StateError>,
     /// Which pages are in memory.
@@ -96,6 +98,7 @@ impl Table {
             harvested: 0,
             in_memory_first: 0,
             stage: StageLog::default(),
+            changed: Vec::new(),
             given_up: None,
             residency: Residency::default(),
             sweep: None,
