@@ -68,7 +68,8 @@ impl Partitioner {
             return Targets::One(owners.subtask(hash_code));
         }
         match self {
-            Self::Forward | Self::Hash(_) => Targets::One(0),
+            Self::Hash(_) => unreachable!("chosen above"),
+            Self::Forward => Targets::One(0),
             Self::Rebalance { next, channels } => {
                 let target = *next;
                 *next = if target + 1 == *channels { 0 } else { target + 1 };
