@@ -15,13 +15,13 @@ impl Slices {
     /// The slice that so many of the window's `count` slices lie behind.
     #[inline]
     pub fn one(behind: i64, count: usize) -> Self {
-        if count <= Self::BITS as usize { Self(1 << behind & Self::ALL.0) } else { Self::ALL }
+        if count <= Self::BITS as usize { Self(1 << behind) } else { Self::ALL }
     }
 
-    /// Whether the key may have the slice that so many lie behind.
+    /// Whether the key may have the slice that so many of the window's slices lie behind.
     #[inline]
     pub fn may_have(self, behind: usize) -> bool {
-        self == Self::ALL || self.0 >> behind.min(63) & 1 == 1
+        self == Self::ALL || self.0 >> behind & 1 == 1
     }
 
     /// These and others.

@@ -124,8 +124,7 @@ where
         if !self.slice.holds(stamp.at.0) {
             self.slice = self.windows.slice_at(stamp.at.0);
         }
-        let slice_now = self.slice;
-        let Slice { start, windows, .. } = slice_now;
+        let Slice { start, windows, .. } = self.slice;
         // An input that was idle has let the operator's own clock pass its split's: the later of the two has closed windows.
         let clock = stamp.clock.max(self.watermark);
         let missed = self.slice.passed(clock);
@@ -161,7 +160,7 @@ where
         }
         // The first window these records count in; each window that fires sets the end of the next.
         let end = self.windows.last_end(start) - (windows - 1 - missed) * self.windows.slide_ms();
-        let slices = Slices::one(slice_now.slices_behind(end), self.windows.slices_per_window());
+        let slices = Slices::one(self.slice.slices_behind(end), self.windows.slices_per_window());
         self.ends.add(&key, self.windows.window_ending(end).max_timestamp(), slices, seen == Seen::Whole)
     }
 
