@@ -339,6 +339,7 @@ impl Control {
         for job in &mut self.lingering {
             job.runtime.step_savepoints(io, now_ns);
             job.runtime.step_store(io, now_ns);
+            job.runtime.finish_follower();
         }
         let is_done = |job: &mut Lingering| !job.runtime.is_lingering();
         for Lingering { mut runtime, state, reason } in self.lingering.extract_if(.., is_done) {
@@ -490,6 +491,7 @@ impl Control {
         }
         let Some(mut runtime) = self.jobs.remove(job) else { return };
         runtime.savepoints.give_up_waiting("the job ended without another checkpoint");
+        runtime.finish_follower();
         match runtime.is_lingering() {
             true => self.lingering.push(Lingering { runtime, state: *state, reason: reason.clone() }),
             false => runtime.end(io, *state, reason.clone()),

@@ -232,20 +232,21 @@ impl JobRuntime {
         });
     }
 
-    /// Whether a job that has ended still writes savepoints or has checkpoints carried elsewhere. Behind its last savepoint, its last checkpoint is
-    /// the last to be carried.
-    pub(super) fn is_lingering(&mut self) -> bool {
-        if self.savepoints.are_copied() {
-            return true;
-        }
-        let Some(JobStore { follower: Some(follower), open: Some(store), follower_is_finished, .. }) = &mut self.store
-        else {
-            return false;
-        };
-        if !std::mem::replace(follower_is_finished, true) {
+    /// The job has ended: behind its last savepoint, its last checkpoint is the last to be carried.
+    pub(super) fn finish_follower(&mut self) {
+        if let Some(JobStore { follower: Some(follower), open: Some(store), follower_is_finished, .. }) =
+            &mut self.store
+            && !self.savepoints.are_copied()
+            && !std::mem::replace(follower_is_finished, true)
+        {
             follower.finish(store.newest_files());
         }
-        follower.is_busy()
+    }
+
+    /// Whether savepoints are being written, or checkpoints carried elsewhere.
+    pub(super) fn is_lingering(&self) -> bool {
+        let follower = self.store.as_ref().and_then(|store| store.follower.as_ref());
+        self.savepoints.are_copied() || follower.is_some_and(|follower| follower.is_busy())
     }
 
     /// The job is over, its savepoints too: the directory is free before the host hears of it, which may start the job again at once.
