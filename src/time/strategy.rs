@@ -85,7 +85,8 @@ impl Watermarks {
     }
 
     /// `rule(at, max_at)` gives the clock after a record at `at`, when the latest so far (this one included) is `max_at`. It
-    /// must depend on its arguments alone, or a restored job differs. A clock that goes back is ignored. Costs an indirect call per record.
+    /// must depend on its arguments alone, or a restored job differs. A clock that goes back is ignored. Costs an indirect call for every record
+    /// whose time is another one than that of the record before.
     pub fn custom(rule: impl Fn(EventTimeMs, EventTimeMs) -> Watermark + Send + Sync + 'static) -> Self {
         Self { rule: Rule::Custom(Arc::new(rule)), idle_after_ms: Some(IDLE_AFTER_MS_DEFAULT) }
     }
