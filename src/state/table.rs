@@ -260,6 +260,23 @@ impl Table {
         page.set_tag(grid, entry.at, tag);
         page.live -= 1;
         page.used -= u16::from(tag == EMPTY);
+        if page.live == 0 && page.used > 0 {
+            self.empty_deleted_slots(entry.page);
+        }
+    }
+
+    /// In a page without keys nobody probes past a deleted slot. When a window has fired its page is as good as new: looking for the first
+    /// keys of the next one would go through several groups each.
+    fn empty_deleted_slots(&mut self, index: usize) {
+        for at in (0..self.layout.slots(self.pages[index].bytes())).map(SlotAt::of) {
+            let page = &self.pages[index];
+            let grid = self.layout.grid(page.bytes());
+            if page.bytes()[grid.tag_offset(at)] == DELETED {
+                self.touch(self.layout, EntryAt { page: index, at });
+                self.pages[index].set_tag(grid, at, EMPTY);
+            }
+        }
+        self.pages[index].used = 0;
     }
 
     /// How many pages there are, in memory or not. Runs are merged into them first.
@@ -447,4 +464,34 @@ fn put_anew(page: &mut Page, layout: Layout, from: &PageBytes, slot: SlotAt) {
     page.set_tag(grid, at, tag_of(hash));
     page.live += 1;
     page.used += 1;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{ArenaOptions, MemoryBudget};
+    use crate::state::{StateBackend, ValueState};
+
+    #[test]
+    fn a_page_that_lost_its_last_key_has_no_deleted_slots() {
+        let arena = Arena::new(MemoryBudget::new(16 << 20), ArenaOptions::default());
+        let mut states = StateBackend::new(KeyGroupRange { start: 0, end: 1 }, 1, arena);
+        let (state, keys): (ValueState<u64, [u64; 2]>, _) =
+            (states.value("operator", "state").unwrap(), states.key_context());
+        (0..1_000u64).for_each(|key| state.put(&keys.hash(&key), &[key; 2]).unwrap());
+        let deleted = |state: &ValueState<u64, [u64; 2]>| {
+            let table = state.table.borrow();
+            let tags = |page: &Page| {
+                let (bytes, grid) = (page.bytes(), table.layout.grid(page.bytes()));
+                let slots = (0..table.layout.slots(bytes)).map(SlotAt::of);
+                slots.filter(|&at| bytes[grid.tag_offset(at)] == DELETED).count()
+            };
+            table.pages.iter().map(tags).sum::<usize>()
+        };
+        (1..1_000u64).for_each(|key| assert!(state.remove(&keys.hash(&key))));
+        assert!(deleted(&state) > 0, "full groups keep deleted slots while another key is there");
+        assert!(state.remove(&keys.hash(&0)));
+        assert_eq!(deleted(&state), 0);
+        assert!(state.table.borrow().pages.iter().all(|page| (page.live, page.used) == (0, 0)));
+    }
 }
