@@ -8,6 +8,8 @@
 //! Kernels: a loop over the same records; a table for exactly these keys with prefetch, on two threads with batches handed over between
 //! them. All are interleaved, the median counts, and all must come to the same sum. Keys are uniform; each came once before the clock
 //! starts. `--only=chain`, `rolling` or `windows` runs a part, `--keys=N` other numbers of keys.
+//! `--counted=rolling` or `windows` with `--keys=N --records=N` runs the engine's job alone, once, on one slot: the instructions that
+//! `valgrind --tool=callgrind` counts in two lengths of it, subtracted, are those of the records between.
 #![allow(clippy::disallowed_methods, reason = "a bench reads clocks and starts threads itself")]
 
 #[path = "support/by_hand.rs"]
@@ -39,9 +41,12 @@ use support::{Bench, Figure};
 use workloads::{KeyedStream, Outcome};
 
 fn main() {
+    if let Some(part) = argument("--counted=") {
+        return counted(&part);
+    }
     let mut bench = Bench::start("pipelines");
     let quick = bench.is_quick();
-    let only = std::env::args().find_map(|arg| Some(arg.strip_prefix("--only=")?.to_owned()));
+    let only = argument("--only=");
     let runs_part = |part: &str| only.as_ref().is_none_or(|only| only == part);
     let asked: Vec<u64> = std::env::args().filter_map(|arg| arg.strip_prefix("--keys=")?.parse().ok()).collect();
     let keys: &[u64] = match (asked.is_empty(), quick) {
@@ -65,6 +70,20 @@ fn main() {
     }
     bench.probe("cache-line hop, p50", "ns", before, hop());
     bench.finish();
+}
+
+/// What an argument that begins like this says.
+fn argument(name: &str) -> Option<String> {
+    std::env::args().find_map(|arg| Some(arg.strip_prefix(name)?.to_owned()))
+}
+
+/// One job and nothing beside it.
+fn counted(part: &str) {
+    let number = |name, default| argument(name).and_then(|text| text.parse().ok()).unwrap_or(default);
+    let (keys, records) = (number("--keys=", 10_000), number("--records=", 1_000_000));
+    let stream = KeyedStream { keys, records, per_second: 10 * keys };
+    let job = if part == "windows" { workloads::tumbling_sum } else { workloads::rolling_sum };
+    println!("{part}, {keys} keys, {records} records: {:?}", job(stream, 1));
 }
 
 /// Runs all in turn, again and again; the median rates in millions per second. All must agree on what comes out.

@@ -61,7 +61,7 @@ impl Partitioner {
     }
 
     /// The channels of the next record, whose key has this Java `hashCode` (only looked at by `Hash`).
-    #[inline]
+    #[inline(always)]
     pub fn targets(&mut self, hash_code: i32) -> Targets {
         // First, because only there the choice is a part of the work that counts.
         if let Self::Hash(owners) = self {

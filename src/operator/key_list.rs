@@ -35,8 +35,8 @@ impl Slices {
 #[derive(Debug, Default)]
 pub(super) struct KeyList {
     words: Vec<u64>,
-    /// Where the keys begin, once they are in order.
-    sorted: Vec<u32>,
+    /// Once they are in order: the first eight bytes of each key as a number, which decide nearly always, and where it begins.
+    sorted: Vec<(u64, u32)>,
 }
 
 impl KeyList {
@@ -65,14 +65,18 @@ impl KeyList {
         sorted.clear();
         let mut at = 0;
         while at < words.len() {
-            sorted.push(at as u32);
-            at += 1 + len_of(words[at]).div_ceil(8);
+            let len = len_of(words[at]);
+            // Behind a shorter key there are zeros.
+            sorted.push((if len == 0 { 0 } else { u64::from_be(words[at + 1]) }, at as u32));
+            at += 1 + len.div_ceil(8);
         }
-        sorted.sort_unstable_by(|&a, &b| bytes_at(words, a).cmp(bytes_at(words, b)));
-        sorted.dedup_by(|again, first| {
-            let is_same = bytes_at(words, *again) == bytes_at(words, *first);
+        sorted.sort_unstable_by(|&(a_begins, a), &(b_begins, b)| {
+            a_begins.cmp(&b_begins).then_with(|| bytes_at(words, a).cmp(bytes_at(words, b)))
+        });
+        sorted.dedup_by(|&mut (again_begins, again), &mut (first_begins, first)| {
+            let is_same = again_begins == first_begins && bytes_at(words, again) == bytes_at(words, first);
             if is_same {
-                words[*first as usize] |= words[*again as usize];
+                words[first as usize] |= words[again as usize];
             }
             is_same
         });
@@ -83,7 +87,7 @@ impl KeyList {
     /// # Panics
     /// Asserts that the keys are of this type.
     pub fn nth<K: Key + ?Sized>(&self, nth: usize) -> Option<(&K, Slices)> {
-        let at = *self.sorted.get(nth)?;
+        let (_, at) = *self.sorted.get(nth)?;
         let key = K::from_bytes(bytes_at(&self.words, at));
         let slices = Slices(self.words[at as usize] >> LEN_BITS);
         Some((key.expect("a list keeps the bytes of the keys that were put there"), slices))
@@ -109,14 +113,22 @@ mod tests {
     #[test]
     fn keys_come_once_in_the_order_of_their_bytes() {
         let mut list = KeyList::default();
-        let keys = ["b", "", "a longer key than a word", "a", "b"];
-        keys.into_iter().zip(0..).for_each(|(key, behind)| list.push(key.as_bytes(), Slices::one(behind, 5)));
+        let keys = ["b", "", "a longer key than a word", "a", "b", "a\0", "\0", "a longer kez"];
+        keys.into_iter().zip(0..).for_each(|(key, behind)| list.push(key.as_bytes(), Slices::one(behind, 8)));
         list.sort();
         let keys: Vec<(&str, Slices)> = (0..).map_while(|nth| list.nth::<str>(nth)).collect();
-        let one = |behind| Slices::one(behind, 5);
+        let one = |behind| Slices::one(behind, 8);
         assert_eq!(
             keys,
-            [("", one(1)), ("a", one(3)), ("a longer key than a word", one(2)), ("b", one(0).and(one(4)))]
+            [
+                ("", one(1)),
+                ("\0", one(6)),
+                ("a", one(3)),
+                ("a\0", one(5)),
+                ("a longer key than a word", one(2)),
+                ("a longer kez", one(7)),
+                ("b", one(0).and(one(4)))
+            ]
         );
     }
 

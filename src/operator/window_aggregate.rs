@@ -21,7 +21,9 @@ use crate::exchange::RecordFrame;
 use crate::graph::{BuildContext, BuildError};
 use crate::metrics::{LossReason, OperatorCounters};
 use crate::record::{Key, Record, Stamp};
-use crate::state::{Both, Hashed, KeyGroup, LOOK_AHEAD, NamespacedState, Seen, StateBackend, StateError, next_group};
+use crate::state::{
+    Both, Hashed, KeyGroup, LOOK_AHEAD, NamespacedState, Place, Seen, StateBackend, StateError, next_group,
+};
 use crate::time::{EventTimeMs, Watermark};
 use crate::window::{Slice, SlicedWindows, TimeWindow, WindowResult};
 use std::cell::RefCell;
@@ -119,6 +121,7 @@ where
         cx: &mut ChainContext<'_>,
         stamp: &Stamp,
         key: Hashed<'_, K>,
+        place: Place,
         record: &R::View,
     ) -> Result<(), StateError> {
         if !self.slice.holds(stamp.at.0) {
@@ -140,7 +143,8 @@ where
         let aggregate = &self.aggregate;
         let mut is_first = false;
         let slice = SliceKey { start, missed: missed as u64 };
-        let seen = self.slices.add(&key, &slice, |stored| {
+        let place = if missed == 0 { place } else { self.slices.place(&key, &slice) };
+        let seen = self.slices.add_at(place, &key, &slice, |stored| {
             let mut entry = stored.unwrap_or_else(|| Both(SliceHeader::default(), aggregate.create()));
             is_first = entry.0.holds == 0;
             entry.0.holds = 1;
@@ -159,9 +163,9 @@ where
             })?;
         }
         // The first window these records count in; each window that fires sets the end of the next.
-        let end = self.windows.last_end(start) - (windows - 1 - missed) * self.windows.slide_ms();
-        let slices = Slices::one(self.slice.slices_behind(end), self.windows.slices_per_window());
-        self.ends.add(&key, self.windows.window_ending(end).max_timestamp(), slices, seen == Seen::Whole)
+        let window = self.windows.window_ending(self.slice.end_of(missed));
+        let slices = Slices::one(self.slice.slices_behind(missed), self.windows.slices_per_window());
+        self.ends.add(&key, window.max_timestamp(), slices, seen == Seen::Whole)
     }
 
     /// Fires the window of a key that ends with `at` and holds these slices, and sees to the next one if that will hold anything.
@@ -176,31 +180,28 @@ where
         let next_start = window.start + self.windows.slide_ms();
         let mut merged: Option<A::Accumulator> = None;
         let count = self.windows.slices_per_window();
-        let slides = self.windows.slide_ms() / self.windows.slice_ms();
         let mut next_slices = Slices::NONE;
         for (start, behind) in self.windows.slices(window).zip((0..count).rev()) {
             if !slices.may_have(behind) {
                 continue;
             }
-            let Some(whole) = self.slices.get(&key, &SliceKey { start, missed: 0 }) else { continue };
-            // The accumulators of records that missed no more windows than have ended before this one.
-            let first_end = self.windows.first_end(start).unwrap_or(window.end);
-            let may_miss = (window.end - first_end) / self.windows.slide_ms();
-            let missed_max = i64::from(whole.0.missed_max);
+            let is_last = start < next_start;
+            let Some(whole) = self.slice_of(&key, SliceKey { start, missed: 0 }, is_last) else { continue };
             if whole.0.holds == 1 {
                 self.merge(&mut merged, whole.1);
             }
-            for missed in 1..=missed_max.min(may_miss) {
-                if let Some(part) = self.slices.get(&key, &SliceKey { start, missed: missed as u64 }) {
-                    self.merge(&mut merged, part.1);
+            if whole.0.missed_max > 0 {
+                // The accumulators of records that missed no more windows than have ended before this one.
+                let first_end = self.windows.first_end(start).unwrap_or(window.end);
+                let may_miss = (window.end - first_end) / self.windows.slide_ms();
+                for missed in 1..=u64::from(whole.0.missed_max).min(may_miss as u64) {
+                    if let Some(part) = self.slice_of(&key, SliceKey { start, missed }, is_last) {
+                        self.merge(&mut merged, part.1);
+                    }
                 }
             }
-            if start < next_start {
-                for missed in 0..=missed_max {
-                    self.slices.remove(&key, &SliceKey { start, missed: missed as u64 });
-                }
-            } else {
-                next_slices = next_slices.and(Slices::one(behind as i64 + slides, count));
+            if !is_last {
+                next_slices = next_slices.and(Slices::one(behind as i64 + self.windows.slices_per_slide(), count));
             }
         }
         if next_slices != Slices::NONE {
@@ -211,6 +212,16 @@ where
             self.emit(cx, key.key, window, &accumulator);
         }
         Ok(())
+    }
+
+    /// What is stored of a slice; the last window that holds it takes it out.
+    fn slice_of(
+        &mut self,
+        key: &Hashed<'_, K>,
+        slice: SliceKey,
+        is_last: bool,
+    ) -> Option<Both<SliceHeader, A::Accumulator>> {
+        if is_last { self.slices.take(key, &slice) } else { self.slices.get(key, &slice) }
     }
 
     fn merge(&self, merged: &mut Option<A::Accumulator>, part: A::Accumulator) {
@@ -236,15 +247,10 @@ where
         self.result = Some(result);
     }
 
-    /// The next key whose window is due, with the windows of its key group that end at that time.
+    /// The windows that fire next: what is left of the last ones, or those of the next key group and end that are due.
     fn next_firing(&mut self, watermark: Watermark) -> Result<Option<Firing>, StateError> {
         if let Some(firing) = self.firing.take() {
-            if firing.keys.nth::<K>(firing.next).is_some() {
-                return Ok(Some(firing));
-            }
-            self.ends.remove(firing.at, firing.group);
-            self.ends.keep(firing.keys);
-            self.slices.release_empty(firing.group);
+            return Ok(Some(firing));
         }
         let Some((at, group)) = self.ends.next_due(watermark) else { return Ok(None) };
         let mut keys = match self.ends.take_list(at, group) {
@@ -259,6 +265,30 @@ where
         };
         keys.sort();
         Ok(Some(Firing { at, group, keys, next: 0 }))
+    }
+
+    /// Fires at most `keys_max` keys; answers how many there were, and keeps the others for later.
+    fn fire_some(
+        &mut self,
+        cx: &mut ChainContext<'_>,
+        mut firing: Firing,
+        keys_max: usize,
+    ) -> Result<usize, StateError> {
+        for fired in 0..keys_max {
+            let Some((key, slices)) = firing.keys.nth::<K>(firing.next) else {
+                self.ends.remove(firing.at, firing.group);
+                self.ends.keep(firing.keys);
+                self.slices.release_empty(firing.group);
+                return Ok(fired);
+            };
+            if self.next.is_blocked() || cx.failure.is_some() {
+                break;
+            }
+            self.fire(cx, Hashed::in_group(key, firing.group), firing.at, slices)?;
+            firing.next += 1;
+        }
+        self.firing = Some(firing);
+        Ok(keys_max)
     }
 
     /// The keys of a group that have slices in the windows that end with `at`; those in windows that end later are listed in `later`.
@@ -289,22 +319,16 @@ where
 
     fn advance(&mut self, cx: &mut ChainContext<'_>, watermark: Watermark) -> Flow {
         // Windows fire in the order of their ends; the operator's clock follows them, so that it is right between two calls.
-        for _ in 0..WINDOWS_PER_CALL_MAX {
-            if self.next.is_blocked() || cx.failure.is_some() {
-                return Flow::More;
-            }
+        let mut left = WINDOWS_PER_CALL_MAX;
+        while left > 0 && !self.next.is_blocked() && cx.failure.is_none() {
             let fired = self.next_firing(watermark).and_then(|firing| {
-                let Some(mut firing) = firing else { return Ok(false) };
-                if let Some((key, slices)) = firing.keys.nth::<K>(firing.next) {
-                    self.fire(cx, Hashed::in_group(key, firing.group), firing.at, slices)?;
-                }
-                firing.next += 1;
-                self.firing = Some(firing);
-                Ok(true)
+                let Some(firing) = firing else { return Ok(None) };
+                self.fire_some(cx, firing, left).map(Some)
             });
             match fired {
-                Ok(true) => {}
-                Ok(false) => {
+                // One more for the key group.
+                Ok(Some(keys)) => left = left.saturating_sub(keys + 1),
+                Ok(None) => {
                     self.watermark = self.watermark.max(watermark);
                     self.counters.watermark.set(self.watermark);
                     return Flow::Done;
@@ -343,14 +367,18 @@ where
     ) {
         let (windows, last) = (self.windows, self.slice);
         let start_of = |at: i64| if last.holds(at) { last.start } else { windows.slice_start(at) };
-        // Most records miss no window; the others find their accumulator without help.
-        let slice = |at: EventTimeMs| SliceKey { start: start_of(at.0), missed: 0 };
         let mut group = [None; LOOK_AHEAD];
         loop {
-            let group = next_group(&mut records, &mut group);
-            self.slices.prefetch(group.iter().flatten().map(|record| (record.key, slice(record.at))));
-            for record in group.iter().flatten() {
-                if let Err(error) = self.add(cx, &frame.stamp(record.at), record.key, record.view) {
+            let slices = &mut self.slices;
+            // Most records miss no window; the others find their accumulator without help. The key's own hash is not kept: it is not needed.
+            let mut placed = records.by_ref().map(|KeyedRecord { at, key, view, .. }| {
+                let place = slices.place(&key, &SliceKey { start: start_of(at.0), missed: 0 });
+                (at, key.key, key.group, place, view)
+            });
+            let group = next_group(&mut placed, &mut group);
+            self.slices.fetch(group.iter().flatten().map(|&(.., place, _)| place));
+            for &(at, key, key_group, place, view) in group.iter().flatten() {
+                if let Err(error) = self.add(cx, &frame.stamp(at), Hashed::in_group(key, key_group), place, view) {
                     cx.fail(&self.operator, error);
                 }
             }

@@ -159,14 +159,12 @@ impl<K: Key + ?Sized> WindowEnds<K> {
 
     /// A key has this slice, which lies behind the window that fires: lists it for the first of its windows that has an end.
     pub fn list_later(&mut self, relisting: &mut Relisting, slice: &Slice, slices_per_window: usize, key: &[u8]) {
-        let end = slice
-            .ends()
-            .map(|end| EventTimeMs(end - 1))
-            .find(|end| self.pending.contains_key(&(*end, relisting.group)));
-        let Some(end) = end.filter(|end| *end <= relisting.through) else { return };
-        relisting.found.entry(end).or_insert_with(|| Listed::Keys(KeyList::default())).push(
+        let at = |nth| EventTimeMs(slice.end_of(nth) - 1);
+        let first = (0..slice.windows).find(|&nth| self.pending.contains_key(&(at(nth), relisting.group)));
+        let Some(nth) = first.filter(|&nth| at(nth) <= relisting.through) else { return };
+        relisting.found.entry(at(nth)).or_insert_with(|| Listed::Keys(KeyList::default())).push(
             key,
-            Slices::one(slice.slices_behind(end.0 + 1), slices_per_window),
+            Slices::one(slice.slices_behind(nth), slices_per_window),
             &mut self.listed_bytes,
         );
         while !self.may_list() {

@@ -33,6 +33,7 @@ const ROOT_LEN: usize = 8;
 
 impl<'a> Address<'a> {
     /// The address of a composite key.
+    #[inline(always)]
     pub fn of(group: KeyGroup, kind: u8, key: &'a [u8]) -> Self {
         Self { group, hash: page_hash(kind, key), kind, key }
     }

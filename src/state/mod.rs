@@ -83,7 +83,7 @@ pub use map_state::MapState;
 pub use namespaced_state::{NamespacedState, Seen};
 pub use offline::{EntryKind, RawEntry, RawKeyGroup};
 pub use prefetch::Prefetch;
-pub(crate) use prefetch::{LOOK_AHEAD, next_group};
+pub(crate) use prefetch::{LOOK_AHEAD, Place, next_group};
 pub use reducing_state::ReducingState;
 pub use snapshot::{HarvestProgress, PieceSink};
 pub use timers::{DueTimer, Timers};

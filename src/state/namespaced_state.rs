@@ -5,6 +5,7 @@
 use super::backend::{Registration, SharedTable};
 use super::entries::{VALUE, check_chunk, is_key};
 use super::layout::Layout;
+use super::prefetch::Place;
 use super::runs::{AddTo, Runs};
 use super::slotted_page::VALUE_LEN_MAX;
 use super::table::Address;
@@ -104,16 +105,21 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
         V::FIXED_LEN,
     );
 
-    /// Asks for the values of a batch before the first of them is used.
-    pub fn prefetch<'a>(&mut self, batch: impl Iterator<Item = (Hashed<'a, K>, N)>) {
-        let scratch = &mut self.scratch;
-        self.table.borrow().fetch(
-            const { Self::LAYOUT },
-            batch.map(|(key, namespace)| {
-                let address = composite(scratch, &key, &namespace);
-                (address.group, address.hash)
-            }),
-        );
+    /// Where a value is to be looked for; its neighbourhood is asked for. To be called for the values of a batch before the first is used.
+    #[inline(always)]
+    pub(crate) fn place(&mut self, key: &Hashed<K>, namespace: &N) -> Place {
+        let address = composite(&mut self.scratch, key, namespace);
+        let home = self.table.borrow().home(const { Self::LAYOUT }, address.group, address.hash);
+        Place { hash: address.hash, home }
+    }
+
+    /// Asks for the values in these places.
+    #[inline(always)]
+    pub(crate) fn fetch(&self, places: impl Iterator<Item = Place>) {
+        let table = self.table.borrow();
+        if table.is_worth_fetching() {
+            places.for_each(|place| table.fetch_cell(const { Self::LAYOUT }, place.home, place.hash));
+        }
     }
 
     /// Whether the page of a value is in memory or does not exist; if not, starts to read it.
@@ -150,7 +156,9 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
         change: impl FnOnce(Option<V>) -> Option<V>,
     ) -> Result<(), StateError> {
         let address = composite(&mut self.scratch, key, namespace);
-        update(&mut self.table.borrow_mut(), const { Self::LAYOUT }, address, change)
+        let (table, layout) = (&mut *self.table.borrow_mut(), const { Self::LAYOUT });
+        let home = table.home(layout, address.group, address.hash);
+        update(table, layout, home, address, change)
     }
 
     /// Adds to the value: `change` gets the value, or only what was added to it lately, or nothing, and answers what it becomes. Only of a
@@ -160,9 +168,23 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
         &mut self,
         key: &Hashed<K>,
         namespace: &N,
+        change: impl FnMut(Option<V>) -> V,
+    ) -> Result<Seen, StateError> {
+        let place = self.place(key, namespace);
+        self.add_at(place, key, namespace, change)
+    }
+
+    /// As `add`, to the value in its place.
+    #[inline(always)]
+    pub(crate) fn add_at(
+        &mut self,
+        Place { hash, home }: Place,
+        key: &Hashed<K>,
+        namespace: &N,
         mut change: impl FnMut(Option<V>) -> V,
     ) -> Result<Seen, StateError> {
-        let address = composite(&mut self.scratch, key, namespace);
+        let composite = composite_key(&mut self.scratch, key, namespace);
+        let address = Address { group: key.group, hash, kind: VALUE, key: composite };
         let mut table = self.table.borrow_mut();
         // Where all pages are in memory, one look at the directory is enough.
         if table.runs.is_some() && table.has_absent() && table.add_to(address.group, address.hash)? == AddTo::Run {
@@ -173,7 +195,7 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
                 return Ok(Seen::Part);
             }
         }
-        update(&mut table, const { Self::LAYOUT }, address, |old| Some(change(old)))?;
+        update(&mut table, const { Self::LAYOUT }, home, address, |old| Some(change(old)))?;
         Ok(Seen::Whole)
     }
 
@@ -200,6 +222,25 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
         table.release_empty(directory);
     }
 
+    /// Removes the value and answers it.
+    pub fn take(&mut self, key: &Hashed<K>, namespace: &N) -> Option<V> {
+        let address = composite(&mut self.scratch, key, namespace);
+        let mut table = self.table.borrow_mut();
+        match const { Self::LAYOUT } {
+            layout @ Layout::Fixed(_) => {
+                let entry = table.find(layout, address)?;
+                let value = V::load(table.value(layout, entry));
+                table.remove(entry);
+                value
+            }
+            Layout::Slotted => {
+                let value = table.read(address, V::load).flatten();
+                table.delete(address);
+                value
+            }
+        }
+    }
+
     /// Removes the value; answers whether there was one.
     pub fn remove(&mut self, key: &Hashed<K>, namespace: &N) -> bool {
         let address = composite(&mut self.scratch, key, namespace);
@@ -210,14 +251,21 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
 // Always: the length of the whole is a constant for fixed keys where their type is known, and hashing it then is a few instructions.
 #[inline(always)]
 fn composite<'a, K: Key + ?Sized, N: Pod>(scratch: &'a mut Vec<u8>, key: &Hashed<K>, namespace: &N) -> Address<'a> {
+    Address::of(key.group, VALUE, composite_key(scratch, key, namespace))
+}
+
+#[inline(always)]
+fn composite_key<'a, K: Key + ?Sized, N: Pod>(scratch: &'a mut Vec<u8>, key: &Hashed<K>, namespace: &N) -> &'a [u8] {
     let (key_bytes, namespace) = (key.key.bytes(), bytemuck::bytes_of(namespace));
     let key_len = K::FIXED_LEN.unwrap_or(key_bytes.len());
     let len = key_len + namespace.len();
-    scratch.resize(len, 0);
+    if scratch.len() != len {
+        scratch.resize(len, 0);
+    }
     let whole = &mut scratch[..len];
     whole[..key_len].copy_from_slice(key_bytes);
     whole[key_len..].copy_from_slice(namespace);
-    Address::of(key.group, VALUE, whole)
+    whole
 }
 
 #[cfg(test)]
@@ -239,6 +287,6 @@ mod tests {
         slices.update(&key, &5, |old| old.map(|value| value * 10)).unwrap();
         assert_eq!((slices.get(&key, &-5), slices.get(&key, &5)), (Some(6), Some(60)));
         assert!(slices.remove(&key, &-5) && !slices.remove(&key, &-5));
-        assert_eq!(slices.get(&key, &5), Some(60));
+        assert_eq!((slices.take(&key, &5), slices.take(&key, &5)), (Some(60), None));
     }
 }

@@ -61,8 +61,8 @@ fn skewed(hash: u64) -> u64 {
     position & !0xff_ffff | hash & 0xff_ffff
 }
 
-/// Of more than eight bytes.
-#[inline]
+/// Of more than eight bytes. Always: where the length is a constant the loop and most of the arithmetic of places go.
+#[inline(always)]
 fn long(bytes: &[u8]) -> u64 {
     let mut state = SEEDS[0];
     let mut at = 0;

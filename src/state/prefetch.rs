@@ -65,6 +65,13 @@ impl Prefetch {
     }
 }
 
+/// Where an entry is to be looked for, found before it is used.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub(super) hash: u64,
+    pub(super) home: Home,
+}
+
 /// Where probing for an entry begins. Pages may have moved since: whoever goes there looks at the key.
 #[derive(Clone, Copy)]
 pub(super) struct Home {
@@ -109,6 +116,15 @@ impl Table {
         let control = grid.control_offset(home_group(hash, grid.groups));
         page.prefetch(control);
         Home { page: index, control: control as u32 }
+    }
+
+    /// The home of an entry that is going to be updated. Updates of slotted pages do not begin there: it is only asked for.
+    #[inline(always)]
+    pub fn home(&self, layout: Layout, group: KeyGroup, hash: u64) -> Home {
+        match layout {
+            Layout::Slotted if !self.is_worth_fetching() => Home::NOWHERE,
+            layout => self.fetch_home(layout, group, hash),
+        }
     }
 
     /// Asks for the cell of the first slot in the home group that has the tag.

@@ -153,7 +153,9 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
     /// `change` must not use this state.
     #[inline]
     pub fn update(&self, key: &Hashed<K>, change: impl FnOnce(Option<V>) -> Option<V>) -> Result<(), StateError> {
-        update(&mut self.table.borrow_mut(), const { Self::LAYOUT }, Self::address(key), change)
+        let (table, layout) = (&mut *self.table.borrow_mut(), const { Self::LAYOUT });
+        let home = table.home(layout, key.group, key.hash);
+        update(table, layout, home, Self::address(key), change)
     }
 
     /// Updates many keys, one after the other in their order; `change` gets the index of each among `keys`. With fixed lengths the
@@ -182,13 +184,8 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
         let mut group = [None; LOOK_AHEAD];
         loop {
             let is_worth_fetching = table.is_worth_fetching();
-            let mut found = records.by_ref().map(|(key, record)| {
-                let home = match layout {
-                    Layout::Slotted if !is_worth_fetching => Home::NOWHERE,
-                    layout => table.fetch_home(layout, key.group, key.hash),
-                };
-                (home, key, record)
-            });
+            let home = |key: &Hashed<K>| table.home(layout, key.group, key.hash);
+            let mut found = records.by_ref().map(|(key, record)| (home(&key), key, record));
             let group = next_group(&mut found, &mut group);
             if is_worth_fetching {
                 group.iter().flatten().for_each(|(home, key, _)| table.fetch_cell(layout, *home, key.hash));
@@ -270,18 +267,15 @@ impl<K: Key + ?Sized, V: StateValue> ValuePerKey<K, V> for ValueState<K, V> {
 }
 
 /// Replaces the value of an entry by what `change` makes of it; `None` is no value. `layout` is the table's own, passed so that a constant
-/// specialises the code.
+/// specialises the code, and `home` that of the entry.
 #[inline(always)]
 pub(super) fn update<V: StateValue>(
     table: &mut Table,
     layout: Layout,
+    home: Home,
     address: Address,
     change: impl FnOnce(Option<V>) -> Option<V>,
 ) -> Result<(), StateError> {
-    let home = match layout {
-        Layout::Fixed(_) => table.fetch_home(layout, address.group, address.hash),
-        Layout::Slotted => Home::NOWHERE,
-    };
     let (new, is_settled) = update_at(table, layout, home, address, change);
     if is_settled { Ok(()) } else { settle(table, address.group, address.hash, address.key, new).map(drop) }
 }

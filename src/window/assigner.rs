@@ -24,6 +24,9 @@ pub struct SlicedWindows {
     slide_ms: i64,
     offset_ms: i64,
     slice_ms: i64,
+    // Quotients of the above: a division takes longer than finding the slice of a key.
+    slices_per_window: i64,
+    slices_per_slide: i64,
 }
 
 /// A slice and the windows that hold it. Whoever asks again for records of one slice saves the divisions.
@@ -38,6 +41,9 @@ pub struct Slice {
     /// How many windows hold it.
     pub windows: i64,
     slide_ms: i64,
+    slices_per_slide: i64,
+    /// How many slices of its first window lie behind it.
+    behind_in_first: i64,
 }
 
 impl Slice {
@@ -47,16 +53,16 @@ impl Slice {
         self.start <= at && at < self.end
     }
 
-    /// How many slices of the window that ends there lie behind this one.
+    /// The end of the `nth` window that holds it, counted from 0.
     #[inline]
-    pub fn slices_behind(&self, window_end: i64) -> i64 {
-        (window_end - self.end) / (self.end - self.start)
+    pub fn end_of(&self, nth: i64) -> i64 {
+        self.first_end.unwrap_or_default() + nth * self.slide_ms
     }
 
-    /// The ends of the windows that hold it, first to last.
-    pub fn ends(&self) -> impl Iterator<Item = i64> + use<> {
-        let (first_end, slide_ms) = (self.first_end.unwrap_or_default(), self.slide_ms);
-        (0..self.windows).map(move |nth| first_end + nth * slide_ms)
+    /// How many slices of the `nth` window that holds it lie behind it.
+    #[inline]
+    pub fn slices_behind(&self, nth: i64) -> i64 {
+        self.behind_in_first + nth * self.slices_per_slide
     }
 
     /// How many of its windows (the first ones) are complete once event time has come to `clock`.
@@ -101,7 +107,9 @@ impl SlicedWindows {
             size_ms > 0 && slide_ms > 0,
             "windows need a size and a slide above 0, not {size_ms} ms and {slide_ms} ms"
         );
-        Self { size_ms, slide_ms, offset_ms: 0, slice_ms: gcd(size_ms, slide_ms) }
+        let slice_ms = gcd(size_ms, slide_ms);
+        let (slices_per_window, slices_per_slide) = (size_ms / slice_ms, slide_ms / slice_ms);
+        Self { size_ms, slide_ms, offset_ms: 0, slice_ms, slices_per_window, slices_per_slide }
     }
 
     /// Moves the start of all windows by `offset_ms` (for days that do not begin at UTC midnight).
@@ -158,7 +166,10 @@ impl SlicedWindows {
         let start = self.slice_start(at);
         let first_end = self.first_end(start);
         let windows = first_end.map_or(0, |first_end| (self.last_end(start) - first_end) / self.slide_ms + 1);
-        Slice { start, end: start + self.slice_ms, first_end, windows, slide_ms: self.slide_ms }
+        let end = start + self.slice_ms;
+        let behind_in_first = first_end.map_or(0, |first_end| (first_end - end) / self.slice_ms);
+        let (slide_ms, slices_per_slide) = (self.slide_ms, self.slices_per_slide);
+        Slice { start, end, first_end, windows, slide_ms, slices_per_slide, behind_in_first }
     }
 
     /// The window that ends at `end`.
@@ -169,12 +180,18 @@ impl SlicedWindows {
     /// How many slices every window has.
     #[inline]
     pub fn slices_per_window(self) -> usize {
-        (self.size_ms / self.slice_ms) as usize
+        self.slices_per_window as usize
+    }
+
+    /// From a window to the next, so many slices.
+    #[inline]
+    pub fn slices_per_slide(self) -> i64 {
+        self.slices_per_slide
     }
 
     /// The starts of the slices of a window, oldest first.
     pub fn slices(self, window: TimeWindow) -> impl Iterator<Item = i64> {
-        (0..self.size_ms / self.slice_ms).map(move |i| window.start + i * self.slice_ms)
+        (0..self.slices_per_window).map(move |i| window.start + i * self.slice_ms)
     }
 }
 
