@@ -250,13 +250,21 @@ mod tests {
         }
     }
 
-    /// A disk at work, which gets on only when it is driven.
-    #[derive(Default)]
-    struct DrivenIo {
+    /// No disk: something is under way for ever, or nothing. It counts how often it is driven and sleeps on a manual clock, until the bell rings.
+    struct NoDisk {
+        clock: Arc<ManualClock>,
+        in_flight: usize,
         driven: u64,
+        rings_at_ns: u64,
     }
 
-    impl Io for DrivenIo {
+    impl NoDisk {
+        fn new(clock: &Arc<ManualClock>) -> Self {
+            Self { clock: clock.clone(), in_flight: 0, driven: 0, rings_at_ns: 0 }
+        }
+    }
+
+    impl Io for NoDisk {
         fn submit(&mut self, op: IoOp) -> IoToken {
             panic!("this test uses no disk: {op:?}");
         }
@@ -268,22 +276,26 @@ mod tests {
         fn forget(&mut self, _token: IoToken) {}
 
         fn in_flight(&self) -> usize {
-            1
+            self.in_flight
         }
 
         fn drive(&mut self) {
             self.driven += 1;
         }
 
-        fn wait(&mut self, _at_most: Duration) {}
+        fn wait(&mut self, at_most: Duration) {
+            let until_ring_ns = self.rings_at_ns.checked_sub(self.clock.monotonic_ns()).filter(|ns| *ns > 0);
+            self.clock.advance(at_most.min(until_ring_ns.map_or(at_most, Duration::from_nanos)));
+        }
     }
 
     #[test]
     fn a_slot_that_always_has_work_lets_its_disk_get_on_every_tenth_of_a_millisecond() {
         let (bell, clock) = (Arc::new(Doorbell::new().unwrap()), Arc::new(ManualClock::default()));
         let mut slot = Slot::new(bell, None, clock.clone());
+        let mut io = NoDisk { in_flight: 1, ..NoDisk::new(&clock) };
         slot.add("busy", Share::default(), Box::new(AlwaysBusy(clock)));
-        let (mut turns, mut io) = (Turns::new(&slot), DrivenIo::default());
+        let mut turns = Turns::new(&slot);
         (0..1_000).for_each(|_| assert_eq!(turns.turn(&mut slot, &mut io).0, Progress::Worked));
         assert_eq!(io.driven, 99, "10 ms of work");
     }
@@ -311,35 +323,6 @@ mod tests {
         }
     }
 
-    /// Sleeps as long as it is told on the virtual clock, but at one time somebody rings.
-    struct SleepingIo {
-        clock: Arc<ManualClock>,
-        rings_at_ns: u64,
-    }
-
-    impl Io for SleepingIo {
-        fn submit(&mut self, op: IoOp) -> IoToken {
-            panic!("this test uses no disk: {op:?}");
-        }
-
-        fn take(&mut self, _token: IoToken) -> Option<Result<IoOutput, IoError>> {
-            None
-        }
-
-        fn forget(&mut self, _token: IoToken) {}
-
-        fn in_flight(&self) -> usize {
-            0
-        }
-
-        fn drive(&mut self) {}
-
-        fn wait(&mut self, at_most: Duration) {
-            let until_ring_ns = self.rings_at_ns.checked_sub(self.clock.monotonic_ns()).filter(|ns| *ns > 0);
-            self.clock.advance(at_most.min(until_ring_ns.map_or(at_most, Duration::from_nanos)));
-        }
-    }
-
     #[test]
     fn after_a_second_in_which_nobody_rang_every_task_is_asked_once() {
         let (bell, clock) = (Arc::new(Doorbell::new().unwrap()), Arc::new(ManualClock::default()));
@@ -351,7 +334,7 @@ mod tests {
             Box::new(EveryFiveSeconds { clock: clock.clone(), due_ns, asked: asked.clone() }),
         );
         let mut turns = Turns::new(&slot);
-        let mut io = SleepingIo { clock: clock.clone(), rings_at_ns: 7_300_000_000 };
+        let mut io = NoDisk { rings_at_ns: 7_300_000_000, ..NoDisk::new(&clock) };
         let mut park = |slot: &mut Slot| {
             let (progress, parked) = turns.park_until_disturbed(slot, &mut io, 0);
             (progress, matches!(parked, Parked::Slept(_)), clock.monotonic_ns(), asked.swap(0, Ordering::Relaxed))
