@@ -3,8 +3,8 @@
 //! ```text
 //!  file in memory -> 64 KiB blocks -> FileSplitReader (lines, parser) -> sum of times and values
 //! ```
-//! Limit: reading memory in the same run; and the 1 GB/s that were asked for. Kernel: a hand-written loop over the same bytes that knows the
-//! format (a byte at a time, the same arithmetic) and refuses nothing.
+//! Limit: reading memory in the same run; and the 1 GB/s that were asked for. Kernel: a hand-written loop over the bytes of the CSV that knows
+//! the format (eight bytes at a time, no branch on where a short number ends) and refuses nothing.
 #![allow(clippy::disallowed_methods, reason = "a bench reads clocks itself")]
 
 #[path = "support/median.rs"]
@@ -113,7 +113,6 @@ fn read<S: Source>(source: &S, file: &[u8], arena: &Arena, take: impl Fn(&S::Rec
 /// The hand-written loop: nothing is checked.
 fn kernel(file: &[u8]) -> (f64, u64) {
     let begun = Instant::now();
-    let digit = |byte: u8| i64::from(byte - b'0');
     let (mut sum, mut at, mut day, mut day_ms) = (0u64, 0, [0; 10], 0);
     at += file.iter().position(|&byte| byte == b'\n').map_or(file.len(), |end| end + 1);
     while at < file.len() {
@@ -123,28 +122,58 @@ fn kernel(file: &[u8]) -> (f64, u64) {
             let midnight = [&day[..], b" 00:00:00"].concat();
             day_ms = parse_timestamp_ms(&midnight).unwrap_or_default();
         }
-        let pair = |from: usize| digit(text[from]) * 10 + digit(text[from + 1]);
-        let time = day_ms + ((pair(11) * 60 + pair(14)) * 60 + pair(17)) * 1000;
-        let (mut mantissa, mut places, mut end, mut has_point) = (0u64, 0, 20, false);
-        loop {
-            match text[end] {
-                b'\n' => break,
-                b'.' => has_point = true,
-                byte => {
-                    mantissa = mantissa.wrapping_mul(10).wrapping_add(digit(byte) as u64);
-                    places += i32::from(has_point);
-                }
-            }
-            end += 1;
-        }
-        let value = match mantissa < 1 << 53 && places <= 22 {
-            true => mantissa as f64 / POWERS_OF_TEN[places as usize],
-            false => std::str::from_utf8(&text[20..end]).ok().and_then(|text| text.parse().ok()).unwrap_or_default(),
-        };
-        sum = sum.wrapping_mul(31).wrapping_add(time as u64 ^ value.to_bits());
-        at += end + 1;
+        let time = day_ms + text[11..].first_chunk().map_or(0, |bytes| time_of_day_ms(u64::from_le_bytes(*bytes)));
+        let value = &text[20..];
+        let short = value.first_chunk().and_then(|bytes| short_number(u64::from_le_bytes(*bytes)));
+        let (number, len) = short.unwrap_or_else(|| long_number(value));
+        sum = sum.wrapping_mul(31).wrapping_add(time as u64 ^ number.to_bits());
+        at += 20 + len + 1;
     }
     (file.len() as f64 / begun.elapsed().as_secs_f64() / 1e6, black_box(sum))
+}
+
+/// `hh:mm:ss`, eight bytes as one number: tens and ones, then the three together.
+fn time_of_day_ms(text: u64) -> i64 {
+    let digits = text & 0x0f0f_000f_0f00_0f0f;
+    let pairs = digits.wrapping_mul(10).wrapping_add(digits >> 8) & 0x00ff_0000_ff00_00ff;
+    let minutes = (pairs & 0xffff_ffff).wrapping_mul(60 | 3600 << 24) >> 24 & 0xff_ffff;
+    ((minutes + (pairs >> 48)) * 1000) as i64
+}
+
+/// A number with a point that ends within eight bytes, and its length.
+fn short_number(text: u64) -> Option<(f64, usize)> {
+    let digits = text ^ 0x3030_3030_3030_3030;
+    let others = digits.wrapping_add(0x7676_7676_7676_7676) & 0x8080_8080_8080_8080;
+    let (point, end) = (others.trailing_zeros() & 0x78, (others & others.wrapping_sub(1)).trailing_zeros() & 0x78);
+    if end == 64 || digits >> point & 0xff != 0x1e {
+        return None;
+    }
+    let whole = (1u64 << point) - 1;
+    let joined = (digits & whole | digits >> 8 & !whole) << (72 - end);
+    let pairs = joined.wrapping_mul(10).wrapping_add(joined >> 8) & 0x00ff_00ff_00ff_00ff;
+    let fours = pairs.wrapping_mul(100).wrapping_add(pairs >> 16) & 0x0000_ffff_0000_ffff;
+    let mantissa = fours.wrapping_mul(10_000).wrapping_add(fours >> 32) as u32;
+    Some((f64::from(mantissa) / POWERS_OF_TEN[(end - point) as usize / 8 - 1], end as usize / 8))
+}
+
+/// A number of any length, and its length.
+#[cold]
+fn long_number(text: &[u8]) -> (f64, usize) {
+    let (mut mantissa, mut places, mut end, mut has_point) = (0u64, 0, 0, false);
+    while text[end] != b'\n' {
+        match text[end] {
+            b'.' => has_point = true,
+            byte => {
+                mantissa = mantissa.wrapping_mul(10).wrapping_add(u64::from(byte - b'0'));
+                places += usize::from(has_point);
+            }
+        }
+        end += 1;
+    }
+    match mantissa < 1 << 53 && places <= 22 {
+        true => (mantissa as f64 / POWERS_OF_TEN[places], end),
+        false => (std::str::from_utf8(&text[..end]).ok().and_then(|text| text.parse().ok()).unwrap_or_default(), end),
+    }
 }
 
 const POWERS_OF_TEN: [f64; 23] = [

@@ -14,7 +14,7 @@ use std::hint::black_box;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How many replayed records are brought into the cache before the first of them is read.
-const TOUCHED_AHEAD: usize = 16;
+const TOUCHED_AHEAD: u64 = 16;
 
 /// Makes records out of their numbers.
 pub trait Numbered: Clone + Send + Sync + 'static {
@@ -139,35 +139,51 @@ fn move_all_on<N: Numbered>(of: &N, numbers: Numbers, records: &mut [N::Record],
     }
 }
 
+/// Where the next replayed records lie, up to `end`, and they, turned into what they stand for.
+#[inline]
+fn next_group<'a, N: Numbered>(
+    of: &N,
+    numbers: Numbers,
+    records: &'a mut [N::Record],
+    emitted: u64,
+    end: u64,
+) -> (usize, &'a [N::Record]) {
+    let len = records.len() as u64;
+    let first = (emitted % len) as usize;
+    let last = len.min(first as u64 + (end - emitted).min(TOUCHED_AHEAD)) as usize;
+    let group = &mut records[first..last];
+    if emitted >= len {
+        for (record, emitted) in group.iter_mut().zip(emitted..) {
+            of.move_on(record, numbers.number(emitted - len), numbers.number(emitted));
+        }
+    }
+    (first, group)
+}
+
 impl<N: Numbered> NumberedReader<N> {
     /// Hands at most `records_max` records to `each`; says whether there are more.
     #[inline]
     pub fn read_each(&mut self, records_max: usize, mut each: impl FnMut(&N::Record)) -> bool {
         let Self { of, numbers, emitted, records, .. } = self;
         let end = numbers.count.min(*emitted + records_max as u64);
-        match records {
-            Records::Made(maker) => {
-                (*emitted..end).for_each(|emitted| each(of.make(maker, numbers.number(emitted))));
-                *emitted = end;
-            }
-            Records::Replayed(records) => {
-                while *emitted < end {
-                    let len = records.len() as u64;
-                    let place = *emitted % len;
-                    let next = &mut records[place as usize..len.min(place + end - *emitted) as usize];
-                    if *emitted >= len {
-                        for (record, emitted) in next.iter_mut().zip(*emitted..) {
-                            of.move_on(record, numbers.number(emitted - len), numbers.number(emitted));
-                        }
-                    }
-                    for group in next.chunks(TOUCHED_AHEAD) {
-                        // Their lines are fetched side by side, instead of one whenever work on the record before it is done.
-                        black_box(group.iter().fold(0, |touched, record| touched ^ of.touch(record)));
-                        group.iter().for_each(&mut each);
-                    }
-                    *emitted += next.len() as u64;
+        while *emitted < end {
+            let (first, len) = match records {
+                Records::Made(_) => (0, end - *emitted),
+                Records::Replayed(records) => {
+                    let (first, group) = next_group(of, *numbers, records, *emitted, end);
+                    // Their lines are fetched side by side, instead of one whenever work on the record before it is done.
+                    black_box(group.iter().fold(0, |touched, record| touched ^ of.touch(record)));
+                    (first, group.len() as u64)
                 }
+            };
+            // `each` is called in one place, so that it becomes a part of the loop.
+            for place in 0..len {
+                each(match records {
+                    Records::Made(maker) => of.make(maker, numbers.number(*emitted + place)),
+                    Records::Replayed(records) => &records[first + place as usize],
+                });
             }
+            *emitted += len;
         }
         end < numbers.count
     }

@@ -18,12 +18,12 @@ use super::{ChainContext, Flow, Signal, Stage};
 use crate::exchange::OutputGate;
 use crate::memory::{MemoryBudget, MemoryError, Reservation};
 use crate::record::{FixedKey, Stamp};
-use crate::state::{FixedValue, murmur_hash};
+use crate::state::FixedValue;
 use crate::time::{EventTimeMs, Watermark};
 use crate::window::{Slice, SlicedWindows};
 use std::marker::PhantomData;
 
-/// What the table takes at most: half of a 2 MiB cache.
+/// What the buckets take at most: half of a 2 MiB cache.
 const TABLE_BYTES_MAX: usize = 1 << 20;
 /// Whether records of the same keys come again is judged by so many at a time.
 const JUDGED_BY: u32 = 1 << 13;
@@ -33,6 +33,10 @@ const WORTH_ONE_IN: u32 = 4;
 const PASS_BY: u32 = 1 << 18;
 /// The words an accumulator may take: with event time and a key of 8 bytes a combined record fills a cache line.
 const WORDS: usize = 6;
+/// How many keys a bucket holds.
+const ENTRIES: usize = 2;
+/// The golden ratio of 2^32: keys that are numbers one after the other fall into buckets far from one another.
+const SPREAD: u32 = 0x9e37_79b9;
 /// No slice starts here, so that an entry can be empty.
 const EMPTY: i64 = i64::MIN;
 
@@ -113,8 +117,10 @@ pub struct Combine<V, K, F, A: Aggregate<V>> {
     key: F,
     windows: SlicedWindows,
     aggregate: A,
-    table: Box<[Entry<K, A::Accumulator>]>,
-    /// Where in the table something is held.
+    table: Box<[Bucket<K, A::Accumulator>]>,
+    /// How many bits of a key's hash do not say which bucket is its.
+    hash_rest_bits: u32,
+    /// Where in the table something is held: bucket and entry.
     held: Vec<u32>,
     /// What the table takes of the budget.
     _reserved: Reservation,
@@ -127,6 +133,10 @@ pub struct Combine<V, K, F, A: Aggregate<V>> {
     worth: Worth,
     _records: PhantomData<fn(&V)>,
 }
+
+/// A key is in one of these two. They begin a cache line, which for keys and accumulators of a word is all that a look touches.
+#[repr(align(64))]
+struct Bucket<K, T>([Entry<K, T>; ENTRIES]);
 
 struct Entry<K, T> {
     slice_start: i64,
@@ -156,17 +166,20 @@ where
         aggregate: A,
         budget: &MemoryBudget,
     ) -> Result<Self, MemoryError> {
-        let entry_bytes = size_of::<Entry<K, A::Accumulator>>() + size_of::<u32>();
-        let entries = 1usize << (TABLE_BYTES_MAX / entry_bytes).max(2).ilog2();
-        let reserved = budget.reserve("combining before an exchange", entries * entry_bytes)?;
+        let bucket_bytes = size_of::<Bucket<K, A::Accumulator>>();
+        let bits = (TABLE_BYTES_MAX / bucket_bytes).max(2).ilog2();
+        let buckets = 1usize << bits;
+        let bytes = buckets * (bucket_bytes + ENTRIES * size_of::<u32>());
+        let reserved = budget.reserve("combining before an exchange", bytes)?;
         let empty = || Entry { slice_start: EMPTY, key: K::zeroed(), accumulator: aggregate.create() };
         Ok(Self {
             gate,
             key,
             windows,
-            table: std::iter::repeat_with(empty).take(entries).collect(),
+            table: std::iter::repeat_with(|| Bucket(std::array::from_fn(|_| empty()))).take(buckets).collect(),
+            hash_rest_bits: u32::BITS - bits,
             aggregate,
-            held: Vec::with_capacity(entries),
+            held: Vec::with_capacity(buckets * ENTRIES),
             _reserved: reserved,
             slice: windows.slice_at(0),
             due: Watermark::MAX,
@@ -180,33 +193,29 @@ where
     /// Adds a record to what is held of its key and slice, which is in time for all windows.
     fn hold(&mut self, cx: &mut ChainContext<'_>, key: K, complete: Watermark, record: &V) {
         let start = self.slice.start;
-        let first = murmur_hash(key.hash_code()) as usize & (self.table.len() - 1);
-        let [first, second] = [first, first ^ 1];
-        let is_same = |entry: &Entry<K, _>| entry.slice_start == start && entry.key == key;
-        let found = if is_same(&self.table[first]) {
-            Some(first)
-        } else {
-            Some(second).filter(|&second| is_same(&self.table[second]))
-        };
-        self.worth.looked_up(found.is_some());
-        if let Some(found) = found {
-            return self.aggregate.add(&mut self.table[found].accumulator, record);
+        let at = (key.hash_code().cast_unsigned().wrapping_mul(SPREAD) >> self.hash_rest_bits) as usize;
+        let Bucket(entries) = &mut self.table[at];
+        let [is_first, is_second] = entries.each_ref().map(|entry| entry.slice_start == start && entry.key == key);
+        self.worth.looked_up(is_first | is_second);
+        if is_first | is_second {
+            // Which of the two it is cannot be foretold.
+            return self.aggregate.add(&mut entries[usize::from(is_second)].accumulator, record);
         }
-        let place = if self.table[second].slice_start == EMPTY { second } else { first };
-        if self.table[place].slice_start == EMPTY {
+        let place = ENTRIES * at + usize::from(entries[1].slice_start == EMPTY);
+        if entries[place % ENTRIES].slice_start == EMPTY {
             self.held.push(place as u32);
         } else {
             self.send(cx, place);
         }
         let mut accumulator = self.aggregate.create();
         self.aggregate.add(&mut accumulator, record);
-        self.table[place] = Entry { slice_start: start, key, accumulator };
+        self.table[at].0[place % ENTRIES] = Entry { slice_start: start, key, accumulator };
         self.due = self.due.min(complete);
     }
 
     /// Sends what is held at a place of the table.
     fn send(&mut self, cx: &mut ChainContext<'_>, place: usize) {
-        let Entry { slice_start, key, accumulator } = &self.table[place];
+        let Entry { slice_start, key, accumulator } = &self.table[place / ENTRIES].0[place % ENTRIES];
         let at = EventTimeMs(*slice_start);
         // In time for every window, as all records in it were.
         let stamp = Stamp { at, clock: EventTimeMs::MIN, split: 0, origin_ns: self.origin_ns };
@@ -222,8 +231,9 @@ where
     fn send_all(&mut self, cx: &mut ChainContext<'_>) {
         let mut held = std::mem::take(&mut self.held);
         for place in held.drain(..) {
-            self.send(cx, place as usize);
-            self.table[place as usize].slice_start = EMPTY;
+            let place = place as usize;
+            self.send(cx, place);
+            self.table[place / ENTRIES].0[place % ENTRIES].slice_start = EMPTY;
         }
         self.held = held;
         self.due = Watermark::MAX;

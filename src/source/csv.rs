@@ -3,9 +3,8 @@
 //! Fields are matched by the names in the header, or by their order with `without_header`. The metric files of the monitor have a faster way:
 //! `metric_file`. Whether a field may hold "NaN" is for the record type to say: a string field may.
 
-use super::csv_plain::PlainLine;
+use super::csv_plain;
 use super::file_source::{FileSource, LineFormat, LineParser};
-use super::not_plain::Attempts;
 use super::parse_error::{ParseError, shown};
 use csv::ByteRecord;
 use serde::de::DeserializeOwned;
@@ -71,8 +70,7 @@ impl<T: DeserializeOwned + 'static> LineFormat for CsvFormat<T> {
             header: None,
             names: None,
             record: None,
-            plain: PlainLine::default(),
-            attempts: Attempts::default(),
+            knows_delimiter: csv_plain::knows(self.delimiter),
         }
     }
 }
@@ -86,8 +84,8 @@ pub struct CsvLines<T> {
     /// The same names, as the one pass takes them.
     names: Option<Vec<Vec<u8>>>,
     record: Option<T>,
-    plain: PlainLine,
-    attempts: Attempts,
+    /// Whether there is one pass at all.
+    knows_delimiter: bool,
 }
 
 /// Feeds the CSV reader one line at a time, and remembers whether it wanted more.
@@ -158,15 +156,12 @@ impl<T: DeserializeOwned + 'static> LineParser for CsvLines<T> {
     }
 
     #[inline]
-    fn parse_ahead(&mut self, block: &[u8]) -> Option<(&T, usize)> {
-        if !self.attempts.are_worth_it() || !self.plain.find(block, self.format.delimiter) {
+    fn parse_ahead(&mut self, text: &str) -> Option<(&T, usize)> {
+        if !self.knows_delimiter {
             return None;
         }
-        if self.names.as_ref().is_some_and(|names| names.len() != self.plain.field_count()) {
-            return None;
-        }
-        let record = self.attempts.note(self.plain.read(block, self.names.as_deref()))?;
-        Some((self.record.insert(record), self.plain.len_bytes()))
+        let (record, len_bytes) = csv_plain::read(text, self.format.delimiter, self.names.as_deref()).ok()?;
+        Some((self.record.insert(record), len_bytes))
     }
 }
 

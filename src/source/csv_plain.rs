@@ -1,102 +1,112 @@
-//! CSV lines in one pass: no quotes, nothing to judge. The fields are found eight bytes at a time and handed to serde as they lie there.
+//! CSV lines in one pass: no quotes, nothing to judge. Each field is read where it begins, and its end is where its value ends.
 //!
-//! Invariant: a record made here is the one that the csv crate makes of the same line. Whatever might be otherwise (a quote, a value that does not fit its type, a type whose reading depends on the text) is `NotPlain` and goes the other way.
+//! Invariant: a record made here is the one that the csv crate makes of the same line. Whatever might be otherwise (a quote, a value that does
+//! not fit its type, a type whose reading depends on the text) is `NotPlain` and goes the other way.
 
 use super::not_plain::NotPlain;
-use super::plain_text::{find_either, leading_number};
+use super::plain_text::{Number, leading_number};
 use serde::de::value::BorrowedBytesDeserializer;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::forward_to_deserialize_any;
-use std::ops::Range;
 
-/// Where the fields of a line lie. Reused from line to line.
-#[derive(Default)]
-pub struct PlainLine {
-    fields: Vec<Range<usize>>,
-    len_bytes: usize,
+/// Whether lines with this between their fields are read here: not where it may be a part of a number, of a character or of a line's end.
+pub fn knows(delimiter: u8) -> bool {
+    delimiter.is_ascii() && !delimiter.is_ascii_digit() && !b"\"\n\r-.".contains(&delimiter)
 }
 
-impl PlainLine {
-    /// Finds the fields of the line that `block` begins with; `false` when it is not plain, is blank or does not end here.
-    #[inline]
-    pub fn find(&mut self, block: &[u8], delimiter: u8) -> bool {
-        self.fields.clear();
-        // At the beginning of a text the csv crate takes this for a byte order mark.
-        if matches!(delimiter, b'"' | b'\n' | b'\r') || block.starts_with(b"\xef\xbb\xbf") {
-            return false;
-        }
-        let (mut start, mut at) = (0, 0);
-        loop {
-            at = find_either(block, at, [delimiter, b'\n', b'"']);
-            match block.get(at..) {
-                Some([byte, ..]) if *byte == delimiter => {
-                    self.fields.push(start..at);
-                    start = at + 1;
-                    at = start;
-                }
-                Some([b'\n', ..]) => return self.end(block, start..at, 1),
-                Some([b'\r', b'\n', ..]) => return self.end(block, start..at, 2),
-                None | Some([] | [b'"', ..]) => return false,
-                // Not ASCII, or a control character: a part of its field.
-                Some(_) => at += 1,
-            }
-        }
+/// The record of the line that `text` begins with, its fields matched by name or in their order, and the line's length with its end.
+#[inline]
+pub fn read<T: DeserializeOwned>(text: &str, delimiter: u8, names: Option<&[Vec<u8>]>) -> Result<(T, usize), NotPlain> {
+    // At the beginning of a text the csv crate takes this for a byte order mark.
+    if text.starts_with('\u{feff}') {
+        return Err(NotPlain);
     }
-
-    /// How long the line is with its end.
-    pub fn len_bytes(&self) -> usize {
-        self.len_bytes
+    let mut fields = Fields { text, at: 0, taken: 0, is_at_end: false, delimiter, names };
+    let record = T::deserialize(&mut fields)?;
+    while !fields.is_at_end {
+        fields.field()?;
     }
-
-    /// How many fields it has.
-    pub fn field_count(&self) -> usize {
-        self.fields.len()
+    let is_blank = fields.taken == 1 && text[..fields.at].trim_ascii().is_empty();
+    if is_blank || names.is_some_and(|names| names.len() != fields.taken) {
+        return Err(NotPlain);
     }
-
-    /// The record, its fields matched by name or in their order.
-    #[inline]
-    pub fn read<T: DeserializeOwned>(&self, block: &[u8], names: Option<&[Vec<u8>]>) -> Result<T, NotPlain> {
-        T::deserialize(&mut Fields { block, rest: &self.fields, names })
-    }
-
-    fn end(&mut self, block: &[u8], last: Range<usize>, end_len_bytes: usize) -> bool {
-        self.len_bytes = last.end + end_len_bytes;
-        let is_blank = self.fields.is_empty() && block[last.clone()].trim_ascii().is_empty();
-        self.fields.push(last);
-        !is_blank
-    }
+    Ok((record, fields.at))
 }
 
 /// The fields that are still to be read, and the names of the columns that are.
 struct Fields<'de> {
-    block: &'de [u8],
-    rest: &'de [Range<usize>],
+    text: &'de str,
+    /// Where the next field begins; behind the last one, where the next line does.
+    at: usize,
+    /// How many were taken.
+    taken: usize,
+    is_at_end: bool,
+    delimiter: u8,
     names: Option<&'de [Vec<u8>]>,
 }
 
 impl<'de> Fields<'de> {
-    #[inline]
-    fn range(&mut self) -> Result<Range<usize>, NotPlain> {
-        let (first, rest) = self.rest.split_first().ok_or(NotPlain)?;
-        self.rest = rest;
-        Ok(first.clone())
+    /// Takes the field that ends at `end`, if it does.
+    #[inline(always)]
+    fn end_at(&mut self, end: usize) -> Result<(), NotPlain> {
+        self.at = match self.text.as_bytes().get(end..) {
+            Some([byte, ..]) if *byte == self.delimiter => end + 1,
+            Some([b'\n', ..]) => {
+                self.is_at_end = true;
+                end + 1
+            }
+            Some([b'\r', b'\n', ..]) => {
+                self.is_at_end = true;
+                end + 2
+            }
+            _ => return Err(NotPlain),
+        };
+        self.taken += 1;
+        Ok(())
     }
 
-    #[inline]
-    fn text(&mut self) -> Result<&'de str, NotPlain> {
-        let range = self.range()?;
-        std::str::from_utf8(&self.block[range]).map_err(|_| NotPlain)
+    /// Takes a field as it is.
+    #[inline(always)]
+    fn field(&mut self) -> Result<&'de str, NotPlain> {
+        if self.is_at_end {
+            return Err(NotPlain);
+        }
+        let rest = &self.text[self.at..];
+        let len = memchr::memchr3(self.delimiter, b'\n', b'"', rest.as_bytes()).ok_or(NotPlain)?;
+        let (field, behind) = rest.split_at(len);
+        self.taken += 1;
+        self.at += len + 1;
+        match behind.as_bytes()[0] {
+            b'"' => Err(NotPlain),
+            b'\n' => {
+                self.is_at_end = true;
+                // A carriage return anywhere else is a part of its field.
+                Ok(field.strip_suffix('\r').unwrap_or(field))
+            }
+            _ => Ok(field),
+        }
     }
 
     #[inline]
     fn parsed<T: std::str::FromStr>(&mut self) -> Result<T, NotPlain> {
-        self.text()?.parse().map_err(|_| NotPlain)
+        self.field()?.parse().map_err(|_| NotPlain)
+    }
+
+    /// Takes a field that is a plain number; `None` leaves it where it is.
+    #[inline(always)]
+    fn number(&mut self) -> Option<Number> {
+        if self.is_at_end {
+            return None;
+        }
+        let number = leading_number(&self.text.as_bytes()[self.at..])?;
+        self.end_at(self.at + number.len_bytes).ok()?;
+        Some(number)
     }
 }
 
 macro_rules! parsed {
     ($($method:ident $visit:ident)*) => {
-        $(#[inline]
+        $(#[inline(always)]
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NotPlain> {
             visitor.$visit(self.parsed()?)
         })*
@@ -114,39 +124,33 @@ impl<'de> Deserializer<'de> for &mut Fields<'de> {
         deserialize_f32 visit_f32
     }
 
-    #[inline]
+    #[inline(always)]
     fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NotPlain> {
-        let range = self.range()?;
-        let value = match leading_number(&self.block[range.start..]) {
-            Some((value, len)) if len == range.len() => value,
-            _ => std::str::from_utf8(&self.block[range]).ok().and_then(|text| text.parse().ok()).ok_or(NotPlain)?,
-        };
-        visitor.visit_f64(value)
-    }
-
-    #[inline]
-    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NotPlain> {
-        visitor.visit_borrowed_str(self.text()?)
-    }
-
-    #[inline]
-    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NotPlain> {
-        visitor.visit_str(self.text()?)
-    }
-
-    #[inline]
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NotPlain> {
-        match self.rest.first() {
-            None => visitor.visit_none(),
-            Some(field) if field.is_empty() => {
-                self.range()?;
-                visitor.visit_none()
-            }
-            Some(_) => visitor.visit_some(self),
+        match self.number() {
+            Some(number) => visitor.visit_f64(number.value),
+            None => visitor.visit_f64(self.parsed()?),
         }
     }
 
-    #[inline]
+    #[inline(always)]
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NotPlain> {
+        visitor.visit_borrowed_str(self.field()?)
+    }
+
+    #[inline(always)]
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NotPlain> {
+        visitor.visit_str(self.field()?)
+    }
+
+    #[inline(always)]
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NotPlain> {
+        if self.is_at_end || self.end_at(self.at).is_ok() {
+            return visitor.visit_none();
+        }
+        visitor.visit_some(self)
+    }
+
+    #[inline(always)]
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, NotPlain> {
         visitor.visit_newtype_struct(self)
     }
@@ -171,7 +175,7 @@ impl<'de> Deserializer<'de> for &mut Fields<'de> {
         visitor.visit_seq(self)
     }
 
-    #[inline]
+    #[inline(always)]
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NotPlain> {
         match self.names {
             Some(_) => visitor.visit_map(self),
@@ -179,7 +183,7 @@ impl<'de> Deserializer<'de> for &mut Fields<'de> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         _: &'static str,
@@ -191,7 +195,7 @@ impl<'de> Deserializer<'de> for &mut Fields<'de> {
 
     #[inline]
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NotPlain> {
-        self.range()?;
+        self.field()?;
         visitor.visit_unit()
     }
 
@@ -207,9 +211,9 @@ impl<'de> SeqAccess<'de> for &mut Fields<'de> {
 
     #[inline]
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, NotPlain> {
-        match self.rest {
-            [] => Ok(None),
-            _ => seed.deserialize(&mut **self).map(Some),
+        match self.is_at_end {
+            true => Ok(None),
+            false => seed.deserialize(&mut **self).map(Some),
         }
     }
 }
@@ -217,14 +221,14 @@ impl<'de> SeqAccess<'de> for &mut Fields<'de> {
 impl<'de> MapAccess<'de> for &mut Fields<'de> {
     type Error = NotPlain;
 
-    #[inline]
+    #[inline(always)]
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, NotPlain> {
         let Some((name, rest)) = self.names.and_then(<[_]>::split_first) else { return Ok(None) };
         self.names = Some(rest);
         seed.deserialize(BorrowedBytesDeserializer::new(name)).map(Some)
     }
 
-    #[inline]
+    #[inline(always)]
     fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, NotPlain> {
         seed.deserialize(&mut **self)
     }

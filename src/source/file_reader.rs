@@ -166,24 +166,28 @@ impl LineReader {
         Ok(LineStep::Line(self.last_line()))
     }
 
-    /// What is there of the next line and of those behind it, from the beginning of the next line on: no more than a line may be long. `None`
-    /// where `next` has more to do than to look for the line's end.
+    /// What is there of the next line and of those behind it, from the beginning of the next line on. `None` where `next` has more to do than to
+    /// look for the line's end.
     #[inline]
     pub fn ahead(&self) -> Option<&[u8]> {
         // The first line may have a mark of its byte order before it.
         if self.again || self.carry_len_bytes > 0 || self.position.offset == 0 {
             return None;
         }
-        let rest = &self.chunk.as_ref()?.filled()[self.at..];
-        Some(&rest[..rest.len().min(self.line_len_bytes_max)])
+        Some(&self.chunk.as_ref()?.filled()[self.at..])
     }
 
-    /// The next line was taken from what `ahead` showed: `len_bytes` with its end.
+    /// So many lines were taken from what `ahead` showed: `len_bytes` with their ends.
     #[inline]
-    pub fn skip_line(&mut self, len_bytes: usize) {
+    pub fn skip_lines(&mut self, lines: usize, len_bytes: usize) {
         self.at += len_bytes;
         self.position.offset += len_bytes as u64;
-        self.position.line += 1;
+        self.position.line += lines as u64;
+    }
+
+    /// How long a line may be.
+    pub fn line_len_bytes_max(&self) -> usize {
+        self.line_len_bytes_max
     }
 
     /// Takes the last line back: the next call gives it out again, and the position is before it until then.

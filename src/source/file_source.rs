@@ -8,6 +8,7 @@ use super::bad_records::{BadRecords, OnBadRecord};
 use super::file_reader::{FilePosition, LineReader, LineStep};
 use super::parse_error::ParseError;
 use super::reader::{ReadContext, ReadStatus, Source, SourceError, SplitReader};
+use super::text_window::TextWindow;
 use crate::io::{Io, IoOp, IoOutput, OpenMode};
 use std::collections::BTreeSet;
 use std::hash::BuildHasher;
@@ -45,10 +46,10 @@ pub trait LineParser: 'static {
     /// Makes a record of a line; `None` when the line is blank.
     fn parse(&mut self, text: &[u8]) -> Result<Option<&Self::Record>, ParseError>;
 
-    /// Makes a record of the line that `block` begins with, in one pass: the record `parse` would make, and how long the line is with its end.
-    /// `None` when the line is not of the form that this reads, or does not end in the block: then it is cut out and goes through `parse`,
+    /// Makes a record of the line that `text` begins with, in one pass: the record `parse` would make, and how long the line is with its end.
+    /// `None` when the line is not of the form that this reads, or does not end in the text: then it is cut out and goes through `parse`,
     /// which knows what is the matter with it.
-    fn parse_ahead(&mut self, _block: &[u8]) -> Option<(&Self::Record, usize)> {
+    fn parse_ahead(&mut self, _text: &str) -> Option<(&Self::Record, usize)> {
         None
     }
 }
@@ -154,6 +155,7 @@ impl<F: LineFormat> Source for FileSource<F> {
             lines: LineReader::new(file, start, self.follow, self.line_len_bytes_max),
             parser,
             bad: BadRecords::new(split, &self.policy_for(file)),
+            window: TextWindow::default(),
             phase,
         })
     }
@@ -164,6 +166,7 @@ pub struct FileSplitReader<P> {
     lines: LineReader,
     parser: P,
     bad: BadRecords,
+    window: TextWindow,
     phase: Phase,
 }
 
@@ -194,18 +197,15 @@ impl<P: LineParser> SplitReader for FileSplitReader<P> {
             return Ok(ReadStatus::Pending);
         }
         let now_ns = cx.now_ns;
-        for _ in 0..records_max {
-            if let Some((record, len)) = self.lines.ahead().and_then(|block| self.parser.parse_ahead(block)) {
-                if self.bad.has_unwritten() {
-                    return match self.bad.poll(cx)? {
-                        true => Ok(ReadStatus::More),
-                        false => Ok(ReadStatus::Pending),
-                    };
+        let mut left = records_max;
+        while left > 0 {
+            if !self.bad.has_unwritten() && self.window.is_worth_it() {
+                left -= self.read_ahead(left, |record| emit(cx, record, now_ns));
+                if left == 0 {
+                    break;
                 }
-                self.lines.skip_line(len);
-                emit(cx, record, now_ns);
-                continue;
             }
+            left -= 1;
             let line = match self.lines.next(cx)? {
                 LineStep::Line(line) => line,
                 // What is put aside is written first: the position must not stay before it.
@@ -265,6 +265,36 @@ impl<P: LineParser> SplitReader for FileSplitReader<P> {
 }
 
 impl<P: LineParser> FileSplitReader<P> {
+    /// Reads at most `records_max` plain lines; how many there were before the first that is not, or whose end is not there yet.
+    #[inline]
+    fn read_ahead(&mut self, records_max: usize, mut emit: impl FnMut(&P::Record)) -> usize {
+        let line_len_bytes_max = self.lines.line_len_bytes_max();
+        let mut records = 0;
+        while let Some(block) = self.lines.ahead()
+            && records < records_max
+        {
+            let text = self.window.text(block, records_max - records);
+            if text.is_empty() {
+                break;
+            }
+            let (mut rest, mut lines) = (text, 0);
+            while records + lines < records_max {
+                let Some(line) = rest.get(..rest.len().min(line_len_bytes_max)) else { break };
+                let Some((record, len_bytes)) = self.parser.parse_ahead(line) else { break };
+                emit(record);
+                rest = &rest[len_bytes..];
+                lines += 1;
+            }
+            let (len_bytes, was_all) = (text.len() - rest.len(), rest.is_empty());
+            self.lines.skip_lines(lines, len_bytes);
+            records += lines;
+            if !self.window.goes_on(lines, len_bytes, was_all) {
+                break;
+            }
+        }
+        records
+    }
+
     /// Reads the header and goes to where the records begin; `false` when it must wait.
     fn read_header(&mut self, cx: &mut ReadContext<'_>, resume: FilePosition) -> Result<bool, SourceError> {
         let header = match self.lines.next(cx)? {

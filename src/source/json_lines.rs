@@ -2,7 +2,6 @@
 
 use super::file_source::{FileSource, LineFormat, LineParser};
 use super::json_plain;
-use super::not_plain::Attempts;
 use super::parse_error::ParseError;
 use serde::de::DeserializeOwned;
 use std::marker::PhantomData;
@@ -38,14 +37,13 @@ impl<T: DeserializeOwned + 'static> LineFormat for JsonLinesFormat<T> {
     type Parser = JsonLine<T>;
 
     fn parser(&self, _: &Path) -> JsonLine<T> {
-        JsonLine { record: None, attempts: Attempts::default() }
+        JsonLine { record: None }
     }
 }
 
 /// Reads one line at a time.
 pub struct JsonLine<T> {
     record: Option<T>,
-    attempts: Attempts,
 }
 
 impl<T: DeserializeOwned + 'static> LineParser for JsonLine<T> {
@@ -70,12 +68,9 @@ impl<T: DeserializeOwned + 'static> LineParser for JsonLine<T> {
     }
 
     #[inline]
-    fn parse_ahead(&mut self, block: &[u8]) -> Option<(&T, usize)> {
-        if !self.attempts.are_worth_it() {
-            return None;
-        }
-        let (record, len) = self.attempts.note(json_plain::read(block))?;
-        Some((self.record.insert(record), len))
+    fn parse_ahead(&mut self, text: &str) -> Option<(&T, usize)> {
+        let (record, len_bytes) = json_plain::read(text).ok()?;
+        Some((self.record.insert(record), len_bytes))
     }
 }
 

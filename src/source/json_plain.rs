@@ -5,7 +5,7 @@
 //! enum, a number that no 64-bit integer holds, anything wrong) is `NotPlain` and goes the other way.
 
 use super::not_plain::NotPlain;
-use super::plain_text::{find_either, leading_number};
+use super::plain_text::{Number, find_any, leading_number};
 use serde::de::value::BorrowedStrDeserializer;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::forward_to_deserialize_any;
@@ -15,13 +15,16 @@ const DEPTH_MAX: u32 = 16;
 /// Integers of so many digits fit into 63 bits.
 const INTEGER_DIGITS_MAX: usize = 18;
 
-/// The record of the line that `block` begins with, and the line's length with its end.
+/// The record of the line that `text` begins with, and the line's length with its end.
 #[inline]
-pub fn read<T: DeserializeOwned>(block: &[u8]) -> Result<(T, usize), NotPlain> {
-    let mut text = Text { block, at: 0, depth: 0 };
+pub fn read<T: DeserializeOwned>(text: &str) -> Result<(T, usize), NotPlain> {
+    let mut text = Text { text, at: 0, depth: 0 };
     let record = T::deserialize(&mut text)?;
+    if text.byte() == Some(b'\n') {
+        return Ok((record, text.at + 1));
+    }
     text.skip_blanks();
-    match text.block.get(text.at..) {
+    match text.text.as_bytes().get(text.at..) {
         Some([b'\n', ..]) => Ok((record, text.at + 1)),
         Some([b'\r', b'\n', ..]) => Ok((record, text.at + 2)),
         _ => Err(NotPlain),
@@ -29,27 +32,35 @@ pub fn read<T: DeserializeOwned>(block: &[u8]) -> Result<(T, usize), NotPlain> {
 }
 
 struct Text<'de> {
-    block: &'de [u8],
+    text: &'de str,
     at: usize,
     depth: u32,
 }
 
 impl<'de> Text<'de> {
+    #[inline(always)]
+    fn byte(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
     #[inline]
     fn skip_blanks(&mut self) {
-        while let Some(b' ' | b'\t') = self.block.get(self.at) {
+        while let Some(b' ' | b'\t') = self.byte() {
             self.at += 1;
         }
     }
 
-    /// The next byte that is no blank.
-    #[inline]
+    /// The next byte that is no blank. Mostly it is the next one.
+    #[inline(always)]
     fn peek(&mut self) -> Result<u8, NotPlain> {
+        if let Some(byte @ b'!'..) = self.byte() {
+            return Ok(byte);
+        }
         self.skip_blanks();
-        self.block.get(self.at).copied().ok_or(NotPlain)
+        self.byte().ok_or(NotPlain)
     }
 
-    #[inline]
+    #[inline(always)]
     fn expect(&mut self, byte: u8) -> Result<(), NotPlain> {
         if self.peek()? != byte {
             return Err(NotPlain);
@@ -59,7 +70,7 @@ impl<'de> Text<'de> {
     }
 
     fn expect_word(&mut self, word: &[u8]) -> Result<(), NotPlain> {
-        if !self.block[self.at..].starts_with(word) {
+        if !self.text.as_bytes()[self.at..].starts_with(word) {
             return Err(NotPlain);
         }
         self.at += word.len();
@@ -67,50 +78,42 @@ impl<'de> Text<'de> {
     }
 
     /// A string without escapes.
-    #[inline]
+    #[inline(always)]
     fn string(&mut self) -> Result<&'de str, NotPlain> {
         self.expect(b'"')?;
         let start = self.at;
-        loop {
-            self.at = find_either(self.block, self.at, [b'"', b'\\']);
-            match self.block.get(self.at) {
-                Some(b'"') => break,
-                // A part of a character that is not ASCII: `from_utf8` judges it.
-                Some(0x80..) => self.at += 1,
-                _ => return Err(NotPlain),
-            }
+        let end = find_any(self.text.as_bytes(), start, [b'"', b'\\'], b' ');
+        if self.text.as_bytes().get(end) != Some(&b'"') {
+            return Err(NotPlain);
         }
-        let text = &self.block[start..self.at];
-        self.at += 1;
-        std::str::from_utf8(text).map_err(|_| NotPlain)
+        self.at = end + 1;
+        self.text.get(start..end).ok_or(NotPlain)
     }
 
     /// A number without an exponent, as serde_json tells it apart: unsigned, negative, or with a point.
-    #[inline]
+    #[inline(always)]
     fn number<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, NotPlain> {
-        self.skip_blanks();
-        let rest = self.block.get(self.at..).ok_or(NotPlain)?;
-        let (value, len) = leading_number(rest).ok_or(NotPlain)?;
-        let (text, behind) = rest.split_at(len);
-        if matches!(behind, [] | [b'e' | b'E' | b'.', ..]) {
+        self.peek()?;
+        let rest = self.text.as_bytes().get(self.at..).ok_or(NotPlain)?;
+        let number = leading_number(rest).ok_or(NotPlain)?;
+        if matches!(rest.get(number.len_bytes), None | Some(b'e' | b'E' | b'.')) {
             return Err(NotPlain);
         }
-        let digits = text.strip_prefix(b"-").unwrap_or(text);
-        if matches!(digits, [b'0', b'0'..=b'9', ..]) {
+        if matches!(rest[usize::from(number.is_negative)..], [b'0', b'0'..=b'9', ..]) {
             return Err(NotPlain);
         }
-        self.at += len;
-        if digits.contains(&b'.') {
+        self.at += number.len_bytes;
+        let Number { value, digits, digit_count, is_negative, has_point, .. } = number;
+        if has_point {
             return visitor.visit_f64(value);
         }
         // A minus before nothing is a double to serde_json.
-        if digits.len() > INTEGER_DIGITS_MAX || (digits == b"0" && text.len() > 1) {
+        if digit_count > INTEGER_DIGITS_MAX || (is_negative && digits == 0) {
             return Err(NotPlain);
         }
-        let magnitude = digits.iter().fold(0, |sum: u64, digit| sum * 10 + u64::from(digit - b'0'));
-        match text.len() > digits.len() {
-            true => visitor.visit_i64(-(magnitude as i64)),
-            false => visitor.visit_u64(magnitude),
+        match is_negative {
+            true => visitor.visit_i64(-digits.cast_signed()),
+            false => visitor.visit_u64(digits),
         }
     }
 
@@ -122,7 +125,7 @@ impl<'de> Text<'de> {
 
 macro_rules! numbers {
     ($($method:ident)*) => {
-        $(#[inline]
+        $(#[inline(always)]
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NotPlain> {
             self.number(visitor)
         })*
@@ -160,17 +163,17 @@ impl<'de> Deserializer<'de> for &mut Text<'de> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NotPlain> {
         visitor.visit_borrowed_str(self.string()?)
     }
 
-    #[inline]
+    #[inline(always)]
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NotPlain> {
         self.deserialize_str(visitor)
     }
 
-    #[inline]
+    #[inline(always)]
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NotPlain> {
         match self.peek()? {
             b'n' => self.expect_word(b"null").and_then(|()| visitor.visit_none()),
@@ -183,7 +186,7 @@ impl<'de> Deserializer<'de> for &mut Text<'de> {
         self.expect_word(b"null").and_then(|()| visitor.visit_unit())
     }
 
-    #[inline]
+    #[inline(always)]
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, NotPlain> {
         visitor.visit_newtype_struct(self)
     }
@@ -210,7 +213,7 @@ impl<'de> Deserializer<'de> for &mut Text<'de> {
         self.deserialize_seq(visitor)
     }
 
-    #[inline]
+    #[inline(always)]
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NotPlain> {
         self.expect(b'{')?;
         self.deeper()?;
@@ -220,7 +223,7 @@ impl<'de> Deserializer<'de> for &mut Text<'de> {
         Ok(value)
     }
 
-    #[inline]
+    #[inline(always)]
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         _: &'static str,
@@ -269,14 +272,17 @@ struct Items<'t, 'de> {
 
 impl<'de> Items<'_, 'de> {
     /// Whether another item follows; its comma is taken.
-    #[inline]
+    #[inline(always)]
     fn goes_on(&mut self, end: u8) -> Result<bool, NotPlain> {
         let next = self.text.peek()?;
         if next == end {
             return Ok(false);
         }
         if !std::mem::take(&mut self.is_first) {
-            self.text.expect(b',')?;
+            if next != b',' {
+                return Err(NotPlain);
+            }
+            self.text.at += 1;
         }
         Ok(true)
     }
@@ -297,7 +303,7 @@ impl<'de> SeqAccess<'de> for Items<'_, 'de> {
 impl<'de> MapAccess<'de> for Items<'_, 'de> {
     type Error = NotPlain;
 
-    #[inline]
+    #[inline(always)]
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, NotPlain> {
         match self.goes_on(b'}')? {
             true => seed.deserialize(BorrowedStrDeserializer::new(self.text.string()?)).map(Some),
@@ -305,7 +311,7 @@ impl<'de> MapAccess<'de> for Items<'_, 'de> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, NotPlain> {
         self.text.expect(b':')?;
         seed.deserialize(&mut *self.text)

@@ -7,7 +7,7 @@ use super::parse_error::{ParseError, shown};
 use super::plain_text::leading_number;
 use super::reader::SourceError;
 use super::reading::Reading;
-use super::timestamp::{LeadingTimes, parse_timestamp_ms};
+use super::timestamp::{PLAIN_LEN_BYTES, leading_time_ms, parse_timestamp_ms};
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -57,7 +57,7 @@ impl LineFormat for MetricFile {
 
     fn parser(&self, file: &Path) -> MetricLines {
         let reading = Reading { series: series_of(file), ..Reading::default() };
-        MetricLines { reading, times_ms: self.times_ms.clone(), times: LeadingTimes::default() }
+        MetricLines { reading, times_ms: self.times_ms.clone() }
     }
 }
 
@@ -65,7 +65,6 @@ impl LineFormat for MetricFile {
 pub struct MetricLines {
     reading: Reading,
     times_ms: Option<RangeInclusive<i64>>,
-    times: LeadingTimes,
 }
 
 impl LineParser for MetricLines {
@@ -116,21 +115,26 @@ impl LineParser for MetricLines {
     }
 
     #[inline]
-    fn parse_ahead(&mut self, block: &[u8]) -> Option<(&Reading, usize)> {
-        let at = self.times.leading_ms(block)?;
+    fn parse_ahead(&mut self, text: &str) -> Option<(&Reading, usize)> {
+        const VALUE: usize = PLAIN_LEN_BYTES + 1;
+        let text = text.as_bytes();
+        let at = leading_time_ms(text)?;
         if self.times_ms.as_ref().is_some_and(|times| !times.contains(&at)) {
             return None;
         }
-        let value = block[LeadingTimes::LEN_BYTES..].strip_prefix(b",")?;
-        let (number, len) = leading_number(value)?;
-        let end_len = match value[len..] {
+        if text.get(VALUE - 1) != Some(&b',') {
+            return None;
+        }
+        let number = leading_number(&text[VALUE..])?;
+        let end = VALUE + number.len_bytes;
+        let end_len_bytes = match text[end..] {
             [b'\n', ..] => 1,
             [b'\r', b'\n', ..] => 2,
             _ => return None,
         };
         self.reading.sample.at = at;
-        self.reading.sample.value = number;
-        Some((&self.reading, LeadingTimes::LEN_BYTES + 1 + len + end_len))
+        self.reading.sample.value = number.value;
+        Some((&self.reading, end + end_len_bytes))
     }
 }
 

@@ -40,6 +40,8 @@ mod tcp_lines;
 pub(crate) mod test_disk;
 #[cfg(test)]
 mod test_support;
+#[cfg(feature = "formats")]
+mod text_window;
 mod timestamp;
 
 #[cfg(feature = "formats")]

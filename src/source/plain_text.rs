@@ -1,9 +1,11 @@
-//! Text read eight bytes at a time: numbers in their plain form, and where the next byte of interest is.
+//! Text read eight or sixteen bytes at a time: numbers in their plain form, and where the next byte of interest is.
 //!
 //! Here: `-12.34`. Whatever looks otherwise is none of this file's: `None` leaves it to those that know every form (`str::parse`), so a
 //! number found here is the one they would have found. Not here: times (`timestamp`).
 //!
-//! A word of eight bytes is compared, added to and multiplied as a whole: that is portable, and needs no unsafe code.
+//! A word of eight bytes is compared, added to and multiplied as a whole: that is portable, and needs no unsafe code. A number that ends in
+//! its first eight bytes is read without a branch that depends on where: how long numbers are cannot be foretold, and a wrong guess costs
+//! the processor as much as all the rest of a line.
 
 /// How many decimal places a double divides by exactly.
 const PLACES_MAX: usize = 22;
@@ -11,6 +13,8 @@ const PLACES_MAX: usize = 22;
 const EXACT_MAX: u64 = 1 << 53;
 /// So many digits always fit into 64 bits.
 const DIGITS_MAX: usize = 19;
+/// How many bytes are searched at once.
+const CHUNK_LEN_BYTES: usize = 16;
 
 const POWERS_OF_TEN: [f64; PLACES_MAX + 1] = [
     1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20,
@@ -20,51 +24,106 @@ const POWERS_OF_TEN: [f64; PLACES_MAX + 1] = [
 const POWERS_OF_TEN_OF_WORD: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
 
 const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
-const LOW_BITS: u64 = 0x0101_0101_0101_0101;
+const ZEROS: u64 = 0x3030_3030_3030_3030;
 
-/// The number that `text` begins with, and its length: digits, perhaps with a sign before and a point between them.
+/// The number that a text begins with: digits, perhaps with a minus before them and a point between them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Number {
+    /// As a double.
+    pub value: f64,
+    /// Its digits as an integer, if they are no more than 19.
+    pub digits: u64,
+    pub digit_count: usize,
+    pub is_negative: bool,
+    pub has_point: bool,
+    /// How much of the text it is.
+    pub len_bytes: usize,
+}
+
+/// The number that `text` begins with.
 ///
 /// Exact: the digits are a double, the power of ten is one, and a division of two doubles is rounded once (W. Clinger, "How to read floating
 /// point numbers accurately"). Longer ones go through `str::parse`.
-#[inline]
-pub fn leading_number(text: &[u8]) -> Option<(f64, usize)> {
-    let is_negative = text.first() == Some(&b'-');
-    let begin = usize::from(is_negative);
-    let (mut mantissa, mut at) = (0, begin);
-    digits(text, &mut at, &mut mantissa);
-    let mut count = at - begin;
-    let mut places = 0;
-    if count == 0 {
+#[inline(always)]
+pub fn leading_number(text: &[u8]) -> Option<Number> {
+    let Some((b'-', rest)) = text.split_first() else { return unsigned_number(text) };
+    let number = unsigned_number(rest)?;
+    Some(Number { value: -number.value, is_negative: true, len_bytes: number.len_bytes + 1, ..number })
+}
+
+#[inline(always)]
+fn unsigned_number(text: &[u8]) -> Option<Number> {
+    text.first_chunk().and_then(|word| short_number(*word)).or_else(|| long_number(text))
+}
+
+/// A number that ends in a word. Of the word's bytes, `before` are its whole digits.
+#[inline(always)]
+fn short_number(word: [u8; 8]) -> Option<Number> {
+    let word = u64::from_le_bytes(word) ^ ZEROS;
+    let others = not_digits(word);
+    let before = others.trailing_zeros() & 0x78;
+    if before == 0 || before == 64 {
         return None;
     }
-    if text.get(at) == Some(&b'.') {
+    let has_point = (word >> before) as u8 == b'.' ^ b'0';
+    let (word, bits, behind) = match has_point {
+        false => (word, before, 0),
+        true => {
+            let end = (others & (others - 1)).trailing_zeros() & 0x78;
+            // What is behind the point moves to where it was.
+            let whole = (1u64 << before) - 1;
+            (word & whole | word >> 8 & !whole, end - 8, end - 8 - before)
+        }
+    };
+    if has_point && (bits == 56 || behind == 0) {
+        return None;
+    }
+    // The digits move to the end, as if zeros stood before them.
+    let digits = eight_digits(word << (64 - bits));
+    let whole = f64::from(digits as u32);
+    Some(Number {
+        value: if has_point { whole / POWERS_OF_TEN[(behind as usize / 8) & 7] } else { whole },
+        digits,
+        digit_count: bits as usize / 8,
+        is_negative: false,
+        has_point,
+        len_bytes: bits as usize / 8 + usize::from(has_point),
+    })
+}
+
+/// A number of any length.
+#[cold]
+fn long_number(text: &[u8]) -> Option<Number> {
+    let (mut digits, mut at) = (0, 0);
+    take_digits(text, &mut at, &mut digits);
+    let whole = at;
+    if whole == 0 {
+        return None;
+    }
+    let has_point = text.get(at) == Some(&b'.');
+    if has_point {
         at += 1;
-        let point = at;
-        digits(text, &mut at, &mut mantissa);
-        places = at - point;
-        count += places;
-        if places == 0 {
+        take_digits(text, &mut at, &mut digits);
+        if at == whole + 1 {
             return None;
         }
     }
-    if count <= DIGITS_MAX && mantissa <= EXACT_MAX {
-        let value = mantissa as f64 / POWERS_OF_TEN[places];
-        return Some((if is_negative { -value } else { value }, at));
-    }
-    let value = std::str::from_utf8(&text[..at]).ok()?.parse().ok()?;
-    Some((value, at))
+    let digit_count = at - usize::from(has_point);
+    let value = match digit_count <= DIGITS_MAX && digits <= EXACT_MAX {
+        true => digits as f64 / POWERS_OF_TEN[digit_count - whole],
+        false => std::str::from_utf8(&text[..at]).ok()?.parse().ok()?,
+    };
+    Some(Number { value, digits, digit_count, is_negative: false, has_point, len_bytes: at })
 }
 
 /// Takes the digits from `at` on into `value`, which means nothing when there were more than `DIGITS_MAX`.
-#[inline]
-fn digits(text: &[u8], at: &mut usize, value: &mut u64) {
+fn take_digits(text: &[u8], at: &mut usize, value: &mut u64) {
     loop {
-        let word = word_at(text, *at) ^ 0x3030_3030_3030_3030;
+        let word = word_at(text, *at) ^ ZEROS;
         let count = (not_digits(word).trailing_zeros() / 8) as usize;
         if count == 0 {
             return;
         }
-        // The digits of a shorter run move to the end, as if zeros stood before them.
         let word = word << (8 * (8 - count));
         *value = value.wrapping_mul(POWERS_OF_TEN_OF_WORD[count]).wrapping_add(eight_digits(word));
         *at += count;
@@ -102,25 +161,35 @@ fn word_at(text: &[u8], at: usize) -> u64 {
     }
 }
 
-/// Where the first byte at or behind `from` is that is one of `wanted` or no plain character (a control character, or not ASCII); the
-/// length of `text` when there is none.
-#[inline]
-pub fn find_either<const N: usize>(text: &[u8], from: usize, wanted: [u8; N]) -> usize {
+/// Where the first byte at or behind `from` is that is one of `wanted` or less than `below`; the length of `text` when there is none.
+#[inline(always)]
+pub fn find_any<const N: usize>(text: &[u8], from: usize, wanted: [u8; N], below: u8) -> usize {
     let mut at = from;
-    loop {
-        let word = word_at(text, at);
-        // Exact up to the first byte that is found: a borrow only runs on from there.
-        let mut found = word.wrapping_sub(LOW_BITS * 0x20) | word;
-        for byte in wanted {
-            let differs = word ^ (LOW_BITS * u64::from(byte));
-            found |= differs.wrapping_sub(LOW_BITS) & !differs;
+    while let Some(chunk) = text.get(at..).and_then(<[u8]>::first_chunk) {
+        if let Some(before) = before_first(chunk, wanted, below) {
+            return at + before;
         }
-        let found = found & HIGH_BITS;
-        if found != 0 {
-            return (at + found.trailing_zeros() as usize / 8).min(text.len());
-        }
-        at += 8;
+        at += CHUNK_LEN_BYTES;
     }
+    let is_wanted = |byte: &u8| *byte < below || wanted.contains(byte);
+    text[at..].iter().position(is_wanted).map_or(text.len(), |found| at + found)
+}
+
+/// How many bytes there are before the first that is one of `wanted` or less than `below`, if there is one.
+///
+/// All are compared, whatever comes first: the compiler makes a few instructions for the whole chunk of it.
+#[inline(always)]
+fn before_first<const N: usize>(chunk: &[u8; CHUNK_LEN_BYTES], wanted: [u8; N], below: u8) -> Option<usize> {
+    let mut found = [0u8; CHUNK_LEN_BYTES];
+    for (found, byte) in found.iter_mut().zip(chunk) {
+        *found = 0u8.wrapping_sub(u8::from(*byte < below));
+        for wanted in wanted {
+            *found |= 0u8.wrapping_sub(u8::from(*byte == wanted));
+        }
+    }
+    // Asked of all at once: of its halves, the compiler would make bytes one by one.
+    let found = u128::from_le_bytes(found);
+    (found != 0).then(|| found.trailing_zeros() as usize / 8)
 }
 
 #[cfg(test)]
@@ -146,49 +215,64 @@ mod tests {
             "1234567.8",
         ] {
             let expected: f64 = text.parse().unwrap();
-            let (value, len) = leading_number(format!("{text},x").as_bytes()).unwrap();
-            assert_eq!((value.to_bits(), len), (expected.to_bits(), text.len()), "{text}");
-            assert_eq!(leading_number(text.as_bytes()), Some((expected, text.len())), "{text} at the end");
+            for rest in ["", ",x", ",x,y,z,0"] {
+                let number = leading_number(format!("{text}{rest}").as_bytes()).unwrap();
+                assert_eq!(
+                    (number.value.to_bits(), number.len_bytes),
+                    (expected.to_bits(), text.len()),
+                    "{text}{rest}"
+                );
+            }
         }
     }
 
     #[test]
     fn what_is_no_plain_number_is_left_alone() {
-        for text in ["", "-", ".", ".5", "5.", "-.5", "+5", "x", "inf", "NaN", " 5"] {
-            assert_eq!(leading_number(text.as_bytes()), None, "{text}");
+        for text in ["", "-", "--5", ".", ".5", "5.", "1234567.", "-.5", "+5", "x", "inf", "NaN", " 5"] {
+            for rest in ["", ",x", ",x,y,z,0"] {
+                assert_eq!(leading_number(format!("{text}{rest}").as_bytes()), None, "{text}{rest}");
+            }
         }
         // An exponent is seen by whoever looks what follows.
-        assert_eq!(leading_number(b"1e5"), Some((1.0, 1)));
+        assert_eq!(leading_number(b"1e5").map(|number| (number.value, number.len_bytes)), Some((1.0, 1)));
     }
 
     proptest! {
         #[test]
         fn any_number_with_a_point_anywhere_is_the_one_that_std_reads(
-            digits in "[0-9]{1,25}", point in 0usize..26, sign in "-?", rest in "[^0-9.]?",
+            digits in "[0-9]{1,25}", point in 0usize..26, sign in "-?", rest in "([^0-9.].{0,9})?",
         ) {
-            let mut text = digits;
-            if point > 0 && point < text.len() {
+            let mut text = digits.clone();
+            let has_point = point > 0 && point < text.len();
+            if has_point {
                 text.insert(point, '.');
             }
             let text = format!("{sign}{text}");
-            let (value, len) = leading_number(format!("{text}{rest}").as_bytes()).unwrap();
-            prop_assert_eq!((value.to_bits(), len), (text.parse::<f64>().unwrap().to_bits(), text.len()));
+            let number = leading_number(format!("{text}{rest}").as_bytes()).unwrap();
+            prop_assert_eq!(number.value.to_bits(), text.parse::<f64>().unwrap().to_bits());
+            prop_assert_eq!((number.len_bytes, number.digit_count), (text.len(), digits.len()));
+            prop_assert_eq!((number.has_point, number.is_negative), (has_point, !sign.is_empty()));
+            if digits.len() <= DIGITS_MAX {
+                prop_assert_eq!(number.digits, digits.parse::<u64>().unwrap());
+            }
         }
 
         #[test]
         fn a_double_that_was_written_is_read_back(value in any::<f64>()) {
             let text = value.to_string();
-            if value.is_finite() && let Some((read, len)) = leading_number(text.as_bytes()) {
-                prop_assert_eq!((read.to_bits(), len), (value.to_bits(), text.len()));
+            if value.is_finite() && let Some(number) = leading_number(text.as_bytes()) {
+                prop_assert_eq!((number.value.to_bits(), number.len_bytes), (value.to_bits(), text.len()));
             }
         }
 
         #[test]
-        fn the_first_byte_of_interest_is_found(text in proptest::collection::vec(any::<u8>(), 0..40), from in 0usize..40) {
+        fn the_first_byte_of_interest_is_found(text in proptest::collection::vec(any::<u8>(), 0..70), from in 0usize..70) {
             let from = from.min(text.len());
-            let found = |&byte: &u8| [b',', b'\n', b'"'].contains(&byte) || !(0x20..0x80).contains(&byte);
-            let expected = text[from..].iter().position(found).map_or(text.len(), |at| from + at);
-            prop_assert_eq!(find_either(&text, from, [b',', b'\n', b'"']), expected);
+            for below in [0, 0x20] {
+                let found = |&byte: &u8| [b',', b'\n', b'"'].contains(&byte) || byte < below;
+                let expected = text[from..].iter().position(found).map_or(text.len(), |at| from + at);
+                prop_assert_eq!(find_any(&text, from, [b',', b'\n', b'"'], below), expected);
+            }
         }
     }
 }
