@@ -48,13 +48,18 @@ impl KeyList {
         bytemuck::cast_slice_mut(&mut self.words[first + 1..])[..key.len()].copy_from_slice(key);
     }
 
+    /// Adds the keys of another list.
+    pub fn append(&mut self, other: &Self) {
+        self.words.extend_from_slice(&other.words);
+    }
+
     /// Takes all keys out; the memory stays for others.
     pub fn clear(&mut self) {
         self.words.clear();
         self.sorted.clear();
     }
 
-    /// How many bytes the keys take.
+    /// How many bytes the keys take, without their order, which takes 16 for each while they are gone through.
     pub fn len_bytes(&self) -> usize {
         self.words.len() * 8
     }

@@ -179,9 +179,14 @@ impl<K: Key + ?Sized> WindowEnds<K> {
     pub fn relisted(&mut self, relisting: Relisting) {
         for (at, listed) in relisting.found {
             let pending = self.pending.get_mut(&(at, relisting.group)).expect("only ends that are pending are listed");
-            match &pending.keys {
-                Listed::Unknown => pending.keys = listed,
-                Listed::Keys(_) | Listed::GivenUp => self.listed_bytes -= listed.len_bytes(),
+            match (&mut pending.keys, listed) {
+                (keys @ Listed::Unknown, listed) => *keys = listed,
+                // It began after the restore, with keys that came since. What was found may belong to a later window that it stands before.
+                (Listed::Keys(keys), Listed::Keys(found)) => keys.append(&found),
+                (keys, listed) => {
+                    self.listed_bytes -= keys.len_bytes() + listed.len_bytes();
+                    *keys = Listed::GivenUp;
+                }
             }
         }
         self.known_through.insert(relisting.group, relisting.through);
@@ -304,6 +309,26 @@ mod tests {
         restored(&mut ends, keys, windows);
         let looks = fire_all(&mut ends, windows);
         assert!((3..20).contains(&looks), "{looks} looks at all slices for {WINDOWS} windows");
+        assert_eq!(ends.listed_bytes, 0);
+    }
+
+    #[test]
+    fn a_window_that_began_between_the_restore_and_the_look_lists_what_the_look_found_too() {
+        let (mut ends, keys, windows) = ends(64 << 20);
+        // Windows of 2 ms end with 10, 11, 12. The records of slice 10 were late for the first of its windows, the one that ends with 11.
+        let key = keys.hash("a key");
+        ends.add(&key, EventTimeMs(10 - 1), Slices::one(0, 2), true).unwrap();
+        ends.add(&key, EventTimeMs(12 - 1), Slices::one(1, 2), true).unwrap();
+        ends.rebuild();
+        ends.add(&key, EventTimeMs(11 - 1), Slices::one(1, 2), true).unwrap();
+        let (at, group) = ends.next_due(Watermark::MAX).unwrap();
+        assert!(matches!(ends.take_list(at, group), Listed::Unknown));
+        let mut later = ends.relist(group);
+        ends.list_later(&mut later, &windows.slice_at(10), 2, b"a key");
+        ends.relisted(later);
+        let Listed::Keys(mut listed) = ends.take_list(EventTimeMs(11 - 1), group) else { panic!("the keys are known") };
+        listed.sort();
+        assert_eq!(listed.nth::<str>(0), Some(("a key", Slices::one(1, 2).and(Slices::one(0, 2)))));
         assert_eq!(ends.listed_bytes, 0);
     }
 
