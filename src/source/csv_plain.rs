@@ -21,13 +21,13 @@ pub fn read<T: DeserializeOwned>(text: &str, delimiter: u8, names: Option<&[Vec<
     if text.starts_with('\u{feff}') {
         return Err(NotPlain);
     }
-    let mut fields = Fields { text, at: 0, taken: 0, is_at_end: false, delimiter, names };
+    let mut fields = Fields { text, at: 0, taken: 0, is_at_end: false, is_refused: false, delimiter, names };
     let record = T::deserialize(&mut fields)?;
     while !fields.is_at_end {
         fields.field()?;
     }
-    let is_blank = fields.taken == 1 && text[..fields.at].trim_ascii().is_empty();
-    if is_blank || names.is_some_and(|names| names.len() != fields.taken) {
+    let is_blank = text[..fields.at].trim_ascii_start().is_empty();
+    if fields.is_refused || is_blank || names.is_some_and(|names| names.len() != fields.taken) {
         return Err(NotPlain);
     }
     Ok((record, fields.at))
@@ -41,6 +41,8 @@ struct Fields<'de> {
     /// How many were taken.
     taken: usize,
     is_at_end: bool,
+    /// A field was not plain. A deserializer that takes errors for missing values does not pass that on.
+    is_refused: bool,
     delimiter: u8,
     names: Option<&'de [Vec<u8>]>,
 }
@@ -69,15 +71,17 @@ impl<'de> Fields<'de> {
     #[inline(always)]
     fn field(&mut self) -> Result<&'de str, NotPlain> {
         if self.is_at_end {
-            return Err(NotPlain);
+            return Err(self.refused());
         }
         let rest = &self.text[self.at..];
-        let len = memchr::memchr3(self.delimiter, b'\n', b'"', rest.as_bytes()).ok_or(NotPlain)?;
+        let Some(len) = memchr::memchr3(self.delimiter, b'\n', b'"', rest.as_bytes()) else {
+            return Err(self.refused());
+        };
         let (field, behind) = rest.split_at(len);
         self.taken += 1;
         self.at += len + 1;
         match behind.as_bytes()[0] {
-            b'"' => Err(NotPlain),
+            b'"' => Err(self.refused()),
             b'\n' => {
                 self.is_at_end = true;
                 // A carriage return anywhere else is a part of its field.
@@ -89,7 +93,13 @@ impl<'de> Fields<'de> {
 
     #[inline]
     fn parsed<T: std::str::FromStr>(&mut self) -> Result<T, NotPlain> {
-        self.field()?.parse().map_err(|_| NotPlain)
+        self.field()?.parse().map_err(|_| self.refused())
+    }
+
+    #[cold]
+    fn refused(&mut self) -> NotPlain {
+        self.is_refused = true;
+        NotPlain
     }
 
     /// Takes a field that is a plain number; `None` leaves it where it is.

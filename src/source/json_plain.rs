@@ -102,14 +102,15 @@ impl<'de> Text<'de> {
         if matches!(rest[usize::from(number.is_negative)..], [b'0', b'0'..=b'9', ..]) {
             return Err(NotPlain);
         }
-        self.at += number.len_bytes;
-        let Number { value, digits, digit_count, is_negative, has_point, .. } = number;
+        let Number { value, digits, digit_count, is_negative, has_point, len_bytes } = number;
+        // A minus before nothing is a double to serde_json.
+        if !has_point && (digit_count > INTEGER_DIGITS_MAX || (is_negative && digits == 0)) {
+            // It stays where it is: should the visitor take an error for a missing value, what follows is not what must.
+            return Err(NotPlain);
+        }
+        self.at += len_bytes;
         if has_point {
             return visitor.visit_f64(value);
-        }
-        // A minus before nothing is a double to serde_json.
-        if digit_count > INTEGER_DIGITS_MAX || (is_negative && digits == 0) {
-            return Err(NotPlain);
         }
         match is_negative {
             true => visitor.visit_i64(-digits.cast_signed()),

@@ -101,6 +101,30 @@ fn points() -> CsvSource<(f64, i64, String)> {
     CsvSource::open("cpu.csv").without_header().delimiter(b'.')
 }
 
+/// What cannot be read is taken for missing.
+#[derive(Debug, serde::Deserialize)]
+#[allow(dead_code, reason = "shown as a whole")]
+struct Lenient {
+    name: String,
+    #[serde(deserialize_with = "csv::invalid_option")]
+    price: Option<f64>,
+    #[serde(deserialize_with = "csv::invalid_option")]
+    count: Option<u64>,
+}
+
+fn lenient() -> CsvSource<Lenient> {
+    CsvSource::open("cpu.csv").without_header()
+}
+
+/// A blank line of these is not empty.
+fn tabs() -> CsvSource<(String, String)> {
+    CsvSource::open("cpu.csv").without_header().delimiter(b'\t')
+}
+
+fn lenient_json() -> JsonLinesSource<Lenient> {
+    JsonLinesSource::open("cpu.csv")
+}
+
 fn nested() -> JsonLinesSource<Nested> {
     JsonLinesSource::open("cpu.csv")
 }
@@ -160,6 +184,13 @@ fn plain_lines_are_taken_in_one_pass() {
     assert!([0, 2, 5, 6].iter().all(|&line| agree(&nested(), None, NESTED_LINES[line].as_bytes())));
 }
 
+#[test]
+fn a_number_beyond_all_doubles_is_left_to_the_format() {
+    let digits = "9".repeat(400);
+    assert!(!agree(&metrics(), None, format!("2014-02-14 14:30:00,{digits}").as_bytes()));
+    assert!(!agree(&nested(), None, format!("{{\"at\":\"\",\"value\":{digits}.5}}").as_bytes()));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4096))]
 
@@ -181,6 +212,28 @@ proptest! {
     #[test]
     fn a_csv_line_with_points_between_fields_is_the_same_both_ways(line in spoilt(&["5.6.x", "-5.6."])) {
         agree(&points(), None, &line);
+    }
+
+    #[test]
+    fn a_csv_line_whose_errors_are_taken_for_missing_values_is_the_same_both_ways(
+        line in spoilt(&["bob,\"1.5\",7", "bob,0x1F,0x1F", "b,1.5,7", "b,x,-7", "b,1.5,7,8,9"]),
+    ) {
+        agree(&lenient(), None, &line);
+    }
+
+    #[test]
+    fn a_csv_line_with_tabs_between_fields_is_the_same_both_ways(line in spoilt(&["a\tb", "\t", " \t "])) {
+        agree(&tabs(), None, &line);
+    }
+
+    #[test]
+    fn a_json_line_whose_errors_are_taken_for_missing_values_is_the_same_both_ways(
+        line in spoilt(&[
+            r#"{"name":"a","price":1.5,"count":1234567890123456789}"#,
+            r#"{"name":"a","price":-0,"count":7}"#,
+        ]),
+    ) {
+        agree(&lenient_json(), None, &line);
     }
 
     #[test]

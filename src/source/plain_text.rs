@@ -109,10 +109,14 @@ fn long_number(text: &[u8]) -> Option<Number> {
         }
     }
     let digit_count = at - usize::from(has_point);
-    let value = match digit_count <= DIGITS_MAX && digits <= EXACT_MAX {
+    let value: f64 = match digit_count <= DIGITS_MAX && digits <= EXACT_MAX {
         true => digits as f64 / POWERS_OF_TEN[digit_count - whole],
         false => std::str::from_utf8(&text[..at]).ok()?.parse().ok()?,
     };
+    // Whether one beyond all doubles is an error is for the format to say.
+    if !value.is_finite() {
+        return None;
+    }
     Some(Number { value, digits, digit_count, is_negative: false, has_point, len_bytes: at })
 }
 
