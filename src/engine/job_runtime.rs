@@ -234,12 +234,12 @@ impl JobRuntime {
 
     /// The job has ended: behind its last savepoint, its last checkpoint is the last to be carried.
     pub(super) fn finish_follower(&mut self) {
-        if let Some(JobStore { follower: Some(follower), open: Some(store), follower_is_finished, .. }) =
-            &mut self.store
+        if let Some(JobStore { follower: Some(follower), open, follower_is_finished, .. }) = &mut self.store
             && !self.savepoints.are_copied()
             && !std::mem::replace(follower_is_finished, true)
         {
-            follower.finish(store.newest_files());
+            // Of a store that could not be opened again nothing more is carried than was begun.
+            follower.finish(open.as_mut().and_then(|store| store.newest_files()));
         }
     }
 
