@@ -82,7 +82,11 @@ fn counted(part: &str) {
     let number = |name, default| argument(name).and_then(|text| text.parse().ok()).unwrap_or(default);
     let (keys, records) = (number("--keys=", 10_000), number("--records=", 1_000_000));
     let stream = KeyedStream { keys, records, per_second: 10 * keys };
-    let job = if part == "windows" { workloads::tumbling_sum } else { workloads::rolling_sum };
+    let job = match part {
+        "rolling" => workloads::rolling_sum,
+        "windows" => workloads::tumbling_sum,
+        other => panic!("--counted={other}: rolling or windows"),
+    };
     println!("{part}, {keys} keys, {records} records: {:?}", job(stream, 1));
 }
 

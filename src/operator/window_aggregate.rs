@@ -267,7 +267,7 @@ where
         Ok(Some(Firing { at, group, keys, next: 0 }))
     }
 
-    /// Fires at most `keys_max` keys; answers how many there were, and keeps the others for later.
+    /// Fires at most `keys_max` keys, and keeps the others for later; answers how many of the allowed keys are used up: all if it cannot go on.
     fn fire_some(
         &mut self,
         cx: &mut ChainContext<'_>,
@@ -318,7 +318,7 @@ where
     }
 
     fn advance(&mut self, cx: &mut ChainContext<'_>, watermark: Watermark) -> Flow {
-        // Windows fire in the order of their ends; the operator's clock follows them, so that it is right between two calls.
+        // Windows fire in the order of their ends. The operator's clock follows when all have.
         let mut left = WINDOWS_PER_CALL_MAX;
         while left > 0 && !self.next.is_blocked() && cx.failure.is_none() {
             let fired = self.next_firing(watermark).and_then(|firing| {

@@ -8,7 +8,7 @@
 const MISSES_MAX: u32 = 64;
 /// How many lines are not tried then.
 const PASS_BY: u32 = 1 << 12;
-/// So many lines are looked at where the one before was not plain.
+/// Twice so many lines are looked at where the one before was not plain.
 const LINES_MIN: usize = 2;
 
 /// How many lines to look at, and how long they may be together.
@@ -28,7 +28,7 @@ impl Default for TextWindow {
 }
 
 impl TextWindow {
-    /// Whether to look ahead for the next line.
+    /// Whether to look ahead for the next line; to be asked once for each, because some are passed by.
     pub fn is_worth_it(&mut self) -> bool {
         if self.pass_by > 0 {
             self.pass_by -= 1;

@@ -120,8 +120,8 @@ fn time_of_day_ms(text: &[u8; PLAIN_LEN_BYTES]) -> Option<i64> {
         return None;
     }
     // Hours and minutes lie 24 bits apart: between them the product has the hours' minutes and the minutes, times 60.
-    let minutes = (numbers & 0xffff_ffff).wrapping_mul(60 | 3600 << 24) >> 24 & 0xff_ffff;
-    Some(((minutes + (numbers >> 48)) * 1000).cast_signed())
+    let hours_and_minutes_s = (numbers & 0xffff_ffff).wrapping_mul(60 | 3600 << 24) >> 24 & 0xff_ffff;
+    Some(((hours_and_minutes_s + (numbers >> 48)) * 1000).cast_signed())
 }
 
 /// Eight bytes, the first in the lowest.

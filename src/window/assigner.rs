@@ -55,13 +55,13 @@ impl Slice {
 
     /// The end of the `nth` window that holds it, counted from 0.
     #[inline]
-    pub fn end_of(&self, nth: i64) -> i64 {
+    pub(crate) fn end_of(&self, nth: i64) -> i64 {
         self.first_end.unwrap_or_default() + nth * self.slide_ms
     }
 
     /// How many slices of the `nth` window that holds it lie behind it.
     #[inline]
-    pub fn slices_behind(&self, nth: i64) -> i64 {
+    pub(crate) fn slices_behind(&self, nth: i64) -> i64 {
         self.behind_in_first + nth * self.slices_per_slide
     }
 
