@@ -161,7 +161,10 @@ impl<K: Key + ?Sized> WindowEnds<K> {
     pub fn list_later(&mut self, relisting: &mut Relisting, slice: &Slice, slices_per_window: usize, key: &[u8]) {
         let at = |nth| EventTimeMs(slice.end_of(nth) - 1);
         let first = (0..slice.windows).find(|&nth| self.pending.contains_key(&(at(nth), relisting.group)));
-        let Some(nth) = first.filter(|&nth| at(nth) <= relisting.through) else { return };
+        let Some(nth) = first else { return };
+        if at(nth) > relisting.through {
+            return self.leave(at(nth), relisting.group);
+        }
         relisting.found.entry(at(nth)).or_insert_with(|| Listed::Keys(KeyList::default())).push(
             key,
             Slices::one(slice.slices_behind(nth), slices_per_window),
@@ -172,6 +175,14 @@ impl<K: Key + ?Sized> WindowEnds<K> {
             let Some((last, listed)) = relisting.found.pop_last() else { return };
             self.listed_bytes -= listed.len_bytes();
             relisting.through = EventTimeMs(last.0 - 1);
+            self.leave(last, relisting.group);
+        }
+    }
+
+    /// What was found for a window is left for another look. One that began after the restore has a list already and would get none.
+    fn leave(&mut self, at: EventTimeMs, group: KeyGroup) {
+        if let Some(Pending { keys: keys @ Listed::Keys(_), .. }) = self.pending.get_mut(&(at, group)) {
+            keys.give_up(&mut self.listed_bytes);
         }
     }
 
@@ -330,6 +341,27 @@ mod tests {
         listed.sort();
         assert_eq!(listed.nth::<str>(0), Some(("a key", Slices::one(1, 2).and(Slices::one(0, 2)))));
         assert_eq!(ends.listed_bytes, 0);
+    }
+
+    #[test]
+    fn a_window_that_began_between_the_restore_and_the_look_looks_itself_where_lists_have_little_memory() {
+        let (mut ends, keys, windows) = ends(BUDGET_SHARE * RESERVED_AT_ONCE_BYTES);
+        let key = keys.hash("a key");
+        let late = WINDOWS - 10;
+        for start in (0..WINDOWS).filter(|start| *start != late) {
+            let first = windows.slice_at(start).first_end.unwrap();
+            ends.add(&key, EventTimeMs(first - 1), Slices::one(0, 2), true).unwrap();
+        }
+        ends.rebuild();
+        ends.add(&key, EventTimeMs(late), Slices::one(1, 2), true).unwrap();
+        let (at, group) = ends.next_due(Watermark::MAX).unwrap();
+        assert!(matches!(ends.take_list(at, group), Listed::Unknown));
+        let mut later = ends.relist(group);
+        // As pages give them: in any order, also from the last to the first.
+        (at.0 + 1..WINDOWS).rev().for_each(|start| ends.list_later(&mut later, &windows.slice_at(start), 2, b"a key"));
+        assert!(later.through < EventTimeMs(late));
+        ends.relisted(later);
+        assert!(matches!(ends.take_list(EventTimeMs(late), group), Listed::GivenUp));
     }
 
     #[test]
