@@ -25,6 +25,8 @@ use std::marker::PhantomData;
 
 /// What the buckets take at most: half of a 2 MiB cache.
 const TABLE_BYTES_MAX: usize = 1 << 20;
+/// And at most this share of the job's memory: every sender has a table, and a job short of memory rather combines less than fails.
+const BUDGET_SHARE: usize = 64;
 /// Whether records of the same keys come again is judged by so many at a time.
 const JUDGED_BY: u32 = 1 << 13;
 /// Fewer than one in so many that find their key are not worth the look.
@@ -167,7 +169,8 @@ where
         budget: &MemoryBudget,
     ) -> Result<Self, MemoryError> {
         let bucket_bytes = size_of::<Bucket<K, A::Accumulator>>();
-        let bits = (TABLE_BYTES_MAX / bucket_bytes).max(2).ilog2();
+        let bytes_max = TABLE_BYTES_MAX.min(budget.limit_bytes() / BUDGET_SHARE);
+        let bits = (bytes_max / bucket_bytes).max(2).ilog2();
         let buckets = 1usize << bits;
         let bytes = buckets * (bucket_bytes + ENTRIES * size_of::<u32>());
         let reserved = budget.reserve("combining before an exchange", bytes)?;
