@@ -461,7 +461,7 @@ impl Subject for Namespaces {
 
     fn remove(&mut self, key: u16) {
         let (key, namespace) = namespace_of(key);
-        self.0.remove(&context().hash(&key), &namespace);
+        self.0.take(&context().hash(&key), &namespace);
     }
 
     fn dump(&mut self, dump: &mut Dump) {
@@ -524,7 +524,7 @@ impl Subject for Sums {
 
     fn remove(&mut self, key: u16) {
         let (key, namespace) = namespace_of(key);
-        self.0.remove(&context().hash(&key), &namespace);
+        self.0.take(&context().hash(&key), &namespace);
         self.0.release_empty(group_of(&key));
     }
 
@@ -593,7 +593,7 @@ impl Subject for TextSums {
     }
 
     fn remove(&mut self, key: u16) {
-        self.0.remove(&context().hash(list_key(key).as_str()), &(key / 25));
+        self.0.take(&context().hash(list_key(key).as_str()), &(key / 25));
     }
 
     fn dump(&mut self, dump: &mut Dump) {

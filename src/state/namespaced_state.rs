@@ -240,12 +240,6 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
             }
         }
     }
-
-    /// Removes the value; answers whether there was one.
-    pub fn remove(&mut self, key: &Hashed<K>, namespace: &N) -> bool {
-        let address = composite(&mut self.scratch, key, namespace);
-        self.table.borrow_mut().delete(address)
-    }
 }
 
 // Always: the length of the whole is a constant for fixed keys where their type is known, and hashing it then is a few instructions.
@@ -286,7 +280,7 @@ mod tests {
         }
         slices.update(&key, &5, |old| old.map(|value| value * 10)).unwrap();
         assert_eq!((slices.get(&key, &-5), slices.get(&key, &5)), (Some(6), Some(60)));
-        assert!(slices.remove(&key, &-5) && !slices.remove(&key, &-5));
         assert_eq!((slices.take(&key, &5), slices.take(&key, &5)), (Some(60), None));
+        assert_eq!(slices.get(&key, &-5), Some(6));
     }
 }
