@@ -199,7 +199,7 @@ impl<P: LineParser> SplitReader for FileSplitReader<P> {
         let now_ns = cx.now_ns;
         let mut left = records_max;
         while left > 0 {
-            if !self.bad.has_unwritten() && self.window.is_worth_it() {
+            if !self.bad.has_unwritten() && !self.window.passes_by() {
                 left -= self.read_ahead(left, |record| emit(cx, record, now_ns));
                 if left == 0 {
                     break;
@@ -285,7 +285,8 @@ impl<P: LineParser> FileSplitReader<P> {
                 rest = &rest[len_bytes..];
                 lines += 1;
             }
-            let (len_bytes, was_all) = (text.len() - rest.len(), rest.is_empty());
+            let was_all = rest.is_empty() || records + lines == records_max;
+            let len_bytes = text.len() - rest.len();
             self.lines.skip_lines(lines, len_bytes);
             records += lines;
             if !self.window.goes_on(lines, len_bytes, was_all) {

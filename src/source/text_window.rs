@@ -28,13 +28,11 @@ impl Default for TextWindow {
 }
 
 impl TextWindow {
-    /// Whether to look ahead for the next line; to be asked once for each, because some are passed by.
-    pub fn is_worth_it(&mut self) -> bool {
-        if self.pass_by > 0 {
-            self.pass_by -= 1;
-            return false;
-        }
-        true
+    /// Whether the next line is read without a look ahead; to be asked once for each, because so many are passed by.
+    pub fn passes_by(&mut self) -> bool {
+        let passes_by = self.pass_by > 0;
+        self.pass_by -= u32::from(passes_by);
+        passes_by
     }
 
     /// The text that `block` begins with, as far as it is some: about `lines_max` lines, the last one whole if its end is in the block.
@@ -48,7 +46,7 @@ impl TextWindow {
         }
     }
 
-    /// Takes what a look gave: so many lines of so many bytes, and whether they were all of the text. Whether to look at what follows.
+    /// Takes what a look gave: so many lines of so many bytes, and whether they were all that was wanted of the text. Whether to look at what follows.
     pub fn goes_on(&mut self, lines: usize, len_bytes: usize, was_all: bool) -> bool {
         if let Some(mean) = len_bytes.checked_div(lines) {
             (self.line_len_bytes, self.misses) = (mean + 1, 0);
@@ -110,9 +108,9 @@ mod tests {
     fn where_no_line_is_plain_none_is_tried_for_a_while() {
         let mut window = TextWindow::default();
         for _ in 0..MISSES_MAX {
-            assert!(window.is_worth_it() && !window.goes_on(0, 0, false));
+            assert!(!window.passes_by() && !window.goes_on(0, 0, false));
         }
-        assert!((0..PASS_BY).all(|_| !window.is_worth_it()));
-        assert!(window.is_worth_it());
+        assert!((0..PASS_BY).all(|_| window.passes_by()));
+        assert!(!window.passes_by());
     }
 }
