@@ -141,7 +141,7 @@ fn move_all_on<N: Numbered>(of: &N, numbers: Numbers, records: &mut [N::Record],
 
 /// Where the next replayed records lie, up to `end`, and they, turned into what they stand for.
 #[inline]
-fn next_group<'a, N: Numbered>(
+fn next_replayed<'a, N: Numbered>(
     of: &N,
     numbers: Numbers,
     records: &'a mut [N::Record],
@@ -170,7 +170,7 @@ impl<N: Numbered> NumberedReader<N> {
             let (first, len) = match records {
                 Records::Made(_) => (0, end - *emitted),
                 Records::Replayed(records) => {
-                    let (first, group) = next_group(of, *numbers, records, *emitted, end);
+                    let (first, group) = next_replayed(of, *numbers, records, *emitted, end);
                     // Their lines are fetched side by side, instead of one whenever work on the record before it is done.
                     black_box(group.iter().fold(0, |touched, record| touched ^ of.touch(record)));
                     (first, group.len() as u64)
