@@ -179,7 +179,8 @@ impl<K: Key + ?Sized> WindowEnds<K> {
         }
     }
 
-    /// What was found for a window is left for another look. One that began after the restore has a list already and would get none.
+    /// What was found for a window is left for another look. One that began after the restore, or once there was
+    /// memory for it, has a list already and would get none.
     fn leave(&mut self, at: EventTimeMs, group: KeyGroup) {
         if let Some(Pending { keys: keys @ Listed::Keys(_), .. }) = self.pending.get_mut(&(at, group)) {
             keys.give_up(&mut self.listed_bytes);
@@ -192,7 +193,7 @@ impl<K: Key + ?Sized> WindowEnds<K> {
             let pending = self.pending.get_mut(&(at, relisting.group)).expect("only ends that are pending are listed");
             match (&mut pending.keys, listed) {
                 (keys @ Listed::Unknown, listed) => *keys = listed,
-                // It began after the restore, with keys that came since. What was found may belong to a later window that it stands before.
+                // It began after the restore, or memory came back: its keys are those that came since. What was found may belong to a later window that it stands before.
                 (Listed::Keys(keys), Listed::Keys(found)) => keys.append(&found),
                 (keys, listed) => {
                     self.listed_bytes -= keys.len_bytes() + listed.len_bytes();

@@ -185,7 +185,7 @@ impl SlicedWindows {
 
     /// From a window to the next, so many slices.
     #[inline]
-    pub fn slices_per_slide(self) -> i64 {
+    pub(crate) fn slices_per_slide(self) -> i64 {
         self.slices_per_slide
     }
 
