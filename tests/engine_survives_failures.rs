@@ -1,6 +1,7 @@
 //! Jobs that fail, stop and wait: what the engine promises about each.
 #![allow(clippy::disallowed_methods, reason = "a host program waits and cleans up as it likes")]
 
+use millstream::checkpoint::{CheckpointFollower, CommittedFiles};
 use millstream::engine::{CheckpointOptions, Engine, JobHandle, JobOptions, SubmitError};
 use millstream::job_manager::{JobState, RestartPolicy};
 use millstream::operator::Count;
@@ -10,8 +11,8 @@ use millstream::stream::Job;
 use millstream::time::{EventTimeMs, Watermarks};
 use millstream::window::{Tumbling, WindowResult};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 fn engine(slots: u32) -> Engine {
@@ -114,6 +115,71 @@ fn a_job_that_keeps_failing_ends_with_the_reason_once_its_restarts_are_used_up()
     let handle = engine.submit(job, JobOptions { restart, ..JobOptions::default() }).unwrap();
     let error = handle.wait_for(Duration::from_secs(60)).unwrap().unwrap_err().to_string();
     assert!(error.contains("hopeless") && error.contains("number 500 is too large"), "{error}");
+}
+
+/// Works on the first checkpoint it hears of until it hears that no more will come.
+#[derive(Debug, Default)]
+struct NeverReady {
+    has_one: AtomicBool,
+    is_finished: AtomicBool,
+}
+
+impl CheckpointFollower for NeverReady {
+    fn wants(&self, _: u64) -> bool {
+        true
+    }
+
+    fn follow(&self, _: CommittedFiles, _: u64) {
+        self.has_one.store(true, Ordering::Relaxed);
+    }
+
+    fn finish(&self, last: Option<CommittedFiles>) {
+        assert!(last.is_none(), "the store is closed");
+        self.is_finished.store(true, Ordering::Relaxed);
+    }
+
+    fn is_busy(&self) -> bool {
+        self.has_one.load(Ordering::Relaxed) && !self.is_finished.load(Ordering::Relaxed)
+    }
+}
+
+/// Runs a job whose checkpoints are taken away before it fails; what it ends with.
+fn run_without_its_checkpoints(name: &str, follower: &Arc<NeverReady>) -> String {
+    let (engine, dir) = (engine(2), Dir::new(name));
+    let (job, path, heard) = (Job::new(name), dir.0.clone(), follower.clone());
+    let is_moved = Mutex::new(false);
+    let watch = Arc::new(move |n| {
+        if heard.has_one.load(Ordering::Relaxed) {
+            let mut is_moved = is_moved.lock().unwrap_or_else(PoisonError::into_inner);
+            if !std::mem::replace(&mut *is_moved, true) {
+                std::fs::rename(&path, path.with_extension("moved")).unwrap();
+                std::fs::write(&path, "no directory").unwrap();
+            }
+            panic!("number {n}");
+        }
+    });
+    let _counts = count_numbers(&job, u64::MAX, 2, move |n| watch(n));
+    let mut options = dir.options(5);
+    options.restart = RestartPolicy::FixedDelay { attempts_max: 2, delay_ms: 1 };
+    options.checkpoints.as_mut().unwrap().follower = Some(follower.clone());
+    let handle = engine.submit(job, options).unwrap();
+    let ended = handle.wait_for(Duration::from_secs(60)).expect("the job ends within a minute");
+    std::fs::remove_file(&dir.0).unwrap();
+    std::fs::rename(dir.0.with_extension("moved"), &dir.0).unwrap();
+    ended.unwrap_err().to_string()
+}
+
+#[test]
+fn a_job_whose_checkpoints_became_unreadable_ends_with_the_reason() {
+    let error = run_without_its_checkpoints("taken-away", &Arc::default());
+    assert!(error.contains("the state directory cannot be opened again"), "{error}");
+}
+
+#[test]
+fn a_job_whose_checkpoints_became_unreadable_tells_who_follows_them_that_it_ends() {
+    let follower = Arc::new(NeverReady::default());
+    run_without_its_checkpoints("follower-told", &follower);
+    assert!(follower.is_finished.load(Ordering::Relaxed));
 }
 
 #[test]

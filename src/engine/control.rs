@@ -414,7 +414,11 @@ impl Control {
                 self.start(task, attempt, slot, io);
             }
             TaskManagerAction::Stop { task } => {
-                if let Some(inbox) = self.jobs.get(&task.job).and_then(|job| job.inboxes.get(&task)) {
+                let Some(job) = self.jobs.get_mut(&task.job) else { return };
+                if job.starting.remove(&task).is_some() {
+                    // Another one of the attempt could not be started.
+                    self.task_manager.on_task_state(task, job.attempt, TaskState::Canceled);
+                } else if let Some(inbox) = job.inboxes.get(&task) {
                     inbox.send(TaskCommand::Cancel);
                 }
             }
