@@ -95,6 +95,11 @@ impl Nexmark {
         Self { query, source: NumberedSource::new(generator, events, splits, origin) }
     }
 
+    /// Another query over the same events, made once for both.
+    pub fn asking(&self, query: Query) -> Self {
+        Self { query, source: self.source.clone() }
+    }
+
     /// The events of one split, without a job.
     pub fn events(&self, split: u32) -> NumberedReader<Generator> {
         self.source.reader(split)

@@ -4,17 +4,21 @@
 //!  rolling  keys -> exchange -> count per key -> sink, a result for every record         1 and 2 workers
 //!  windows  keys -> exchange -> 1 s tumbling count -> sink                               1 worker
 //!  hop      open loop -> exchange -> count per key -> sink                               2 workers, from the intended time
+//!  nexmark  events -> query -> rows, hashed                                              1 and 2 workers
 //! ```
-//! `cargo run --release --manifest-path tools/compare/Cargo.toml -- [--quick --json --only=rolling --keys=N]`, from the root of the repository,
+//! `cargo run --release --manifest-path tools/compare/Cargo.toml -- [--quick --json --only=rolling --keys=N --query=q5]`, from the root of the repository,
 //! so that the figures come into its report. Runs are interleaved (ours, theirs, ours, theirs), the median counts, and all must come to
 //! the same sum. Another engine is one more implementation of `Peer`; another workload is one more method of it.
 #![allow(clippy::disallowed_methods, reason = "a bench reads clocks and starts threads itself")]
 
 #[path = "../../../benches/support/hiccup.rs"]
 mod hiccup;
+#[path = "../../../benches/nexmark/kernels.rs"]
+mod kernels;
 #[path = "../../../benches/support/median.rs"]
 mod median;
 mod millstream_jobs;
+mod nexmark;
 mod peer;
 #[path = "../../../benches/support/mod.rs"]
 mod support;
@@ -24,6 +28,7 @@ mod workloads;
 
 use median::median;
 use peer::{OpenLoop, Peer};
+use std::fmt::Debug;
 use std::time::Duration;
 use support::{Bench, Figure};
 use workloads::{KeyedStream, Outcome};
@@ -50,6 +55,9 @@ fn main() {
         if runs_part("windows") {
             windows(&mut bench, peer, if quick { 10_000 } else { 1_000_000 });
         }
+        if runs_part("nexmark") {
+            nexmark::run(&mut bench, peer);
+        }
         if runs_part("hop") {
             [10_000, 100_000].into_iter().for_each(|rate| hop(&mut bench, peer, rate));
         }
@@ -57,17 +65,17 @@ fn main() {
     bench.finish();
 }
 
-/// Runs ours and theirs in turn; the median rates in millions per second.
-fn interleaved(
+/// Runs ours and theirs in turn: the median rates. Both must give the same answer.
+fn interleaved<A: PartialEq + Debug>(
     runs: usize,
-    mut ours: impl FnMut() -> Outcome,
-    mut theirs: impl FnMut() -> Option<Outcome>,
+    mut ours: impl FnMut() -> (A, f64),
+    mut theirs: impl FnMut() -> Option<(A, f64)>,
 ) -> Option<[f64; 2]> {
     let mut rates = [const { Vec::new() }; 2];
     for _ in 0..runs {
-        let (our, their) = (ours(), theirs()?);
-        assert_eq!(our.checksum, their.checksum, "the same work gives the same sum");
-        [our, their].iter().zip(&mut rates).for_each(|(outcome, rates)| rates.push(outcome.per_s / 1e6));
+        let ((our_answer, ours), (their_answer, theirs)) = (ours(), theirs()?);
+        assert_eq!(our_answer, their_answer, "the same work gives the same answer");
+        [ours, theirs].into_iter().zip(&mut rates).for_each(|(rate, rates)| rates.push(rate));
     }
     Some(rates.map(|rates| {
         let mut rates = rates.into_iter();
@@ -75,13 +83,20 @@ fn interleaved(
     }))
 }
 
+/// The answer, and the rate in millions per second.
+fn millions(outcome: Outcome) -> (u64, f64) {
+    (outcome.checksum, outcome.per_s / 1e6)
+}
+
 fn rolling(bench: &mut Bench, peer: &dyn Peer, keys: u64) {
     let quick = bench.is_quick();
     let stream = KeyedStream { keys, records: if quick { 300_000 } else { 20_000_000 }, per_second: 1_000_000 };
     let runs = if quick { 1 } else { 5 };
     for workers in [1, 2] {
-        let ours = || workloads::rolling_sum(stream, workers);
-        let Some([ours, theirs]) = interleaved(runs, ours, || peer.rolling_sum(stream, workers)) else { return };
+        let ours = || millions(workloads::rolling_sum(stream, workers));
+        let Some([ours, theirs]) = interleaved(runs, ours, || peer.rolling_sum(stream, workers).map(millions)) else {
+            return;
+        };
         let goal = if keys > 1_000_000 { 3.0 } else { 2.0 };
         bench.figure(Figure {
             limit: Some(theirs),
@@ -101,8 +116,8 @@ fn windows(bench: &mut Bench, peer: &dyn Peer, keys: u64) {
     let per_second = 10 * keys;
     let stream = KeyedStream { keys, records: if quick { 300_000 } else { 39_000_000 }, per_second };
     let runs = if quick { 1 } else { 5 };
-    let ours = || workloads::tumbling_sum(stream, 1);
-    let Some([ours, theirs]) = interleaved(runs, ours, || peer.tumbling_sum(stream, 1)) else { return };
+    let ours = || millions(workloads::tumbling_sum(stream, 1));
+    let Some([ours, theirs]) = interleaved(runs, ours, || peer.tumbling_sum(stream, 1).map(millions)) else { return };
     let scenario = format!("1 s tumbling sum, {keys} keys, {per_second} events a window, over {}", peer.name());
     bench.figure(Figure { limit: Some(theirs), goal: Some(1.3), ..Figure::new(scenario, "rate", ours, "M/s") });
 }

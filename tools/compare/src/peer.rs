@@ -2,6 +2,9 @@
 
 use crate::workloads::{KeyedStream, Outcome};
 use hdrhistogram::Histogram;
+use millstream::nexmark::{Nexmark, Query};
+use millstream::sink::RowSum;
+use std::time::Duration;
 
 /// Another engine. `None` is a workload it cannot run.
 pub trait Peer {
@@ -14,6 +17,10 @@ pub trait Peer {
     /// How often each key came in each second of event time. The checksum adds up the squares; the clock starts when the first second
     /// is over.
     fn tumbling_sum(&self, stream: KeyedStream, workers: u32) -> Option<Outcome>;
+
+    /// The rows of one of Nexmark's queries over these events, of which every worker reads one split, and the time from building the
+    /// dataflow to its end.
+    fn nexmark(&self, query: Query, events: &Nexmark, workers: u32) -> Option<(RowSum, Duration)>;
 
     /// Records through one exchange by key between two workers: nanoseconds from the intended time to the sink, without the first tenth.
     fn hop(&self, load: OpenLoop) -> Option<Histogram<u64>>;

@@ -2,12 +2,16 @@
 //!
 //! State is hashbrown's map with foldhash, the quickest general table there is; records are plain vectors, as in its own examples.
 
+mod nexmark;
+
 use crate::peer::{OpenLoop, Peer};
 use crate::support::histogram;
 use crate::workloads::{KeyedStream, Outcome, square};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use hdrhistogram::Histogram;
+use millstream::nexmark::{Nexmark, Query};
+use millstream::sink::RowSum;
 use millstream::slot::{AllowedCpus, pin_current_thread};
 use millstream::time::{Clock, MachineClock};
 use std::cell::{Cell, RefCell};
@@ -154,6 +158,10 @@ impl Peer for Timely {
             (sum.get(), begun.elapsed())
         });
         Some(outcome(&each, stream.total() - stream.per_second))
+    }
+
+    fn nexmark(&self, query: Query, events: &Nexmark, workers: u32) -> Option<(RowSum, Duration)> {
+        Some(nexmark::answer(query, events, workers))
     }
 
     fn hop(&self, load: OpenLoop) -> Option<Histogram<u64>> {
