@@ -129,6 +129,9 @@ fn made<N: Numbered>(of: &N, numbers: Numbers, origin: Origin) -> Option<Vec<N::
 /// As they stand once `emitted` records have been read.
 fn move_all_on<N: Numbered>(of: &N, numbers: Numbers, records: &mut [N::Record], emitted: u64) {
     let len = records.len() as u64;
+    if emitted <= len {
+        return;
+    }
     for (record, place) in records.iter_mut().zip(0..) {
         let passes = (emitted.saturating_sub(place)).div_ceil(len);
         let last = passes.saturating_sub(1);
