@@ -5,7 +5,7 @@
 //! ```
 //! Both densities of event time, since they decide how much a window holds; one pass over a pool that no cache holds, and a small one
 //! again and again. One worker is held against a hand-written loop, too. Times are those from submitting the job, or from building the dataflow, to its end: workers and slots run before.
-//! `--query=q5,q7` runs these alone.
+//! `--query=q5,q7` runs these alone, `--workers=1` these workers.
 
 use crate::median::median;
 use crate::peer::Peer;
@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 /// Events per second of event time: nexmark-flink's two configurations.
 const DENSITIES: [(&str, u64); 2] = [("10 M/s", 10_000_000), ("100 K/s", 100_000)];
+/// So that a quick run, too, has windows that end.
+const QUICK_DENSITIES: [(&str, u64); 2] = [("10 M/s", 10_000_000), ("1 K/s", 1_000)];
 /// So many events fit into the cache of a core.
 const CACHED: u64 = 4_000;
 const GOAL: f64 = 1.0;
@@ -44,12 +46,16 @@ impl Events {
 /// Runs the queries that are wanted.
 pub fn run(bench: &mut Bench, peer: &dyn Peer) {
     let quick = bench.is_quick();
-    let only = std::env::args().find_map(|arg| Some(arg.strip_prefix("--query=")?.to_owned()));
-    let wanted = |query: &Query| only.as_ref().is_none_or(|only| only.split(',').any(|name| name == query.name()));
+    let asked = |flag: &str| std::env::args().find_map(|arg| Some(arg.strip_prefix(flag)?.to_owned()));
+    let (queries, workers) = (asked("--query="), asked("--workers="));
+    let wanted = |query: &Query| queries.as_ref().is_none_or(|names| names.split(',').any(|name| name == query.name()));
+    let wanted_workers =
+        |number: &u32| workers.as_ref().is_none_or(|numbers| numbers.split(',').any(|own| own == number.to_string()));
+    let densities = if quick { QUICK_DENSITIES } else { DENSITIES };
     let count = if quick { 20_000 } else { 4_000_000 };
-    for workers in [1, 2] {
+    for workers in [1, 2].into_iter().filter(wanted_workers) {
         let engine = Engine::builder().slots(workers).memory(2 << 30).start().expect("slots start anywhere");
-        for (density, per_second) in DENSITIES {
+        for (density, per_second) in densities {
             for (place, made) in [("memory", count), ("cache", CACHED)] {
                 let events = Events { per_second, count, made, splits: workers };
                 let pool = events.make();
@@ -65,7 +71,7 @@ pub fn run(bench: &mut Bench, peer: &dyn Peer) {
         }
         engine.stop();
     }
-    for (density, per_second) in DENSITIES {
+    for (density, per_second) in densities {
         let windows = Query::ALL.into_iter().filter_map(|query| Some((query.name(), query.window_ms()?)));
         let windows = windows.map(|(query, window_ms)| format!("{query} {}", per_second * window_ms as u64 / 1_000));
         println!("events per window at {density}: {} (of {count})", windows.collect::<Vec<_>>().join(", "));
