@@ -28,7 +28,7 @@ mod workloads;
 
 use median::median;
 use peer::{OpenLoop, Peer};
-use std::fmt::Debug;
+use std::fmt::{Debug, Display};
 use std::time::Duration;
 use support::{Bench, Figure};
 use workloads::{KeyedStream, Outcome};
@@ -40,8 +40,7 @@ fn main() {
     let mut bench = Bench::start("compare");
     let quick = bench.is_quick();
     bench.needs_cores(2);
-    let only = std::env::args().find_map(|arg| Some(arg.strip_prefix("--only=")?.to_owned()));
-    let runs_part = |part: &str| only.as_ref().is_none_or(|only| only == part);
+    let runs_part = |part: &str| is_asked("--only=", part);
     let asked: Vec<u64> = std::env::args().filter_map(|arg| arg.strip_prefix("--keys=")?.parse().ok()).collect();
     let keys: &[u64] = match (asked.is_empty(), quick) {
         (false, _) => &asked,
@@ -63,6 +62,12 @@ fn main() {
         }
     }
     bench.finish();
+}
+
+/// Whether one of the values behind `flag` is this one; all are asked for where the flag is not given.
+fn is_asked(flag: &str, value: impl Display) -> bool {
+    let asked = std::env::args().find_map(|arg| Some(arg.strip_prefix(flag)?.to_owned()));
+    asked.is_none_or(|asked| asked.split(',').any(|of_flag| of_flag == value.to_string()))
 }
 
 /// Runs ours and theirs in turn: the median rates. Both must give the same answer.
@@ -92,7 +97,7 @@ fn rolling(bench: &mut Bench, peer: &dyn Peer, keys: u64) {
     let quick = bench.is_quick();
     let stream = KeyedStream { keys, records: if quick { 300_000 } else { 20_000_000 }, per_second: 1_000_000 };
     let runs = if quick { 1 } else { 5 };
-    for workers in [1, 2] {
+    for workers in [1, 2].into_iter().filter(|workers| is_asked("--workers=", workers)) {
         let ours = || millions(workloads::rolling_sum(stream, workers));
         let Some([ours, theirs]) = interleaved(runs, ours, || peer.rolling_sum(stream, workers).map(millions)) else {
             return;

@@ -10,7 +10,7 @@
 use crate::median::median;
 use crate::peer::Peer;
 use crate::support::{Bench, Figure};
-use crate::{interleaved, kernels};
+use crate::{interleaved, is_asked, kernels};
 use millstream::engine::{Engine, JobOptions};
 use millstream::nexmark::{Generator, Nexmark, Query};
 use millstream::numbered::Origin;
@@ -46,20 +46,15 @@ impl Events {
 /// Runs the queries that are wanted.
 pub fn run(bench: &mut Bench, peer: &dyn Peer) {
     let quick = bench.is_quick();
-    let asked = |flag: &str| std::env::args().find_map(|arg| Some(arg.strip_prefix(flag)?.to_owned()));
-    let (queries, workers) = (asked("--query="), asked("--workers="));
-    let wanted = |query: &Query| queries.as_ref().is_none_or(|names| names.split(',').any(|name| name == query.name()));
-    let wanted_workers =
-        |number: &u32| workers.as_ref().is_none_or(|numbers| numbers.split(',').any(|own| own == number.to_string()));
     let densities = if quick { QUICK_DENSITIES } else { DENSITIES };
     let count = if quick { 20_000 } else { 4_000_000 };
-    for workers in [1, 2].into_iter().filter(wanted_workers) {
+    for workers in [1, 2].into_iter().filter(|workers| is_asked("--workers=", workers)) {
         let engine = Engine::builder().slots(workers).memory(2 << 30).start().expect("slots start anywhere");
         for (density, per_second) in densities {
             for (place, made) in [("memory", count), ("cache", CACHED)] {
                 let events = Events { per_second, count, made, splits: workers };
                 let pool = events.make();
-                for query in Query::ALL.into_iter().filter(wanted) {
+                for query in Query::ALL.into_iter().filter(|query| is_asked("--query=", query.name())) {
                     // A replay ends with other events than it began with.
                     let fresh = || if made < count { events.make().asking(query) } else { pool.asking(query) };
                     let Some(figure) = query_figure(bench, peer, &engine, query, events, &fresh) else { return };
