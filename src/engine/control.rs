@@ -40,7 +40,8 @@ const STALL_AFTER_NS: u64 = 1_000_000_000;
 /// After so long without a step the thread was stopped, or had to wait for the disk.
 const STOOD_STILL_NS: u64 = 5_000_000_000;
 /// How many rounds of messages one step takes at most. A job that fails as soon as it is started, and restarts without a delay, talks for ever.
-const ROUNDS_PER_STEP_MAX: usize = 32;
+/// An attempt takes four.
+const ROUNDS_PER_STEP_MAX: usize = 8;
 
 /// From the host to the control thread.
 pub(super) enum ControlCommand {
@@ -220,6 +221,7 @@ impl Control {
         for job in self.jobs.values_mut() {
             job.tell_all(&TaskCommand::Cancel);
             job.savepoints.abandon(io);
+            job.abandon_follower();
             job.close(io);
             job.shared.update(|status| {
                 if !status.state.has_ended() {

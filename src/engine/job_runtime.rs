@@ -253,6 +253,15 @@ impl JobRuntime {
         }
     }
 
+    /// The engine is gone: who follows the checkpoints shall wait for no more of them.
+    pub(super) fn abandon_follower(&mut self) {
+        if let Some(JobStore { follower: Some(follower), follower_is_finished, .. }) = &mut self.store
+            && !std::mem::replace(follower_is_finished, true)
+        {
+            follower.finish(None);
+        }
+    }
+
     /// Whether savepoints are being written, or checkpoints carried elsewhere.
     pub(super) fn is_lingering(&self) -> bool {
         let follower = self.store.as_ref().and_then(|store| store.follower.as_ref());

@@ -99,6 +99,7 @@ impl SteppedEngine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::{CheckpointFollower, CommittedFiles};
     use crate::engine::CheckpointOptions;
     use crate::io::{DiskFault, InjectedFault, Repeat, SimDisk, SimDiskOptions, SimIo};
     use crate::job_manager::{JobState, RestartPolicy};
@@ -110,6 +111,7 @@ mod tests {
     use crate::state::StateError;
     use crate::time::ManualClock;
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::Duration;
 
     const SECOND_NS: u64 = 1_000_000_000;
@@ -131,7 +133,8 @@ mod tests {
 
     fn engine(clock: &Arc<ManualClock>) -> (SteppedEngine, SharedIo) {
         let io = SharedIo::new(SimIo::new(&SimDisk::new(1, SimDiskOptions::default())));
-        (SteppedEngine::new(1, 64 << 20, StoreOptions::default(), clock.clone(), 1).unwrap(), io)
+        let store = StoreOptions { lock_patience_ms: None, ..StoreOptions::default() };
+        (SteppedEngine::new(1, 64 << 20, store, clock.clone(), 1).unwrap(), io)
     }
 
     #[test]
@@ -395,5 +398,38 @@ mod tests {
         run(&mut engine, &clock, &mut io, SECOND_NS);
         assert_eq!(handle.status().state, JobState::Failed);
         assert_eq!(engine.leftovers(), [""; 0]);
+    }
+
+    /// Hears how often it was told that no more checkpoints come.
+    #[derive(Debug, Default)]
+    struct Told(AtomicU32);
+
+    impl CheckpointFollower for Told {
+        fn wants(&self, _: u64) -> bool {
+            true
+        }
+
+        fn follow(&self, _: CommittedFiles, _: u64) {}
+
+        fn finish(&self, _: Option<CommittedFiles>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn is_busy(&self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn who_follows_the_checkpoints_of_a_job_hears_once_that_its_engine_is_gone() {
+        let clock = Arc::new(ManualClock::default());
+        let (mut engine, mut io) = engine(&clock);
+        let follower = Arc::new(Told::default());
+        let checkpoints = CheckpointOptions::every("/state", Duration::from_secs(1));
+        let checkpoints = Some(CheckpointOptions { follower: Some(follower.clone()), ..checkpoints });
+        engine.submit(endless("followed"), JobOptions { checkpoints, ..JobOptions::default() }, &mut io).unwrap();
+        run(&mut engine, &clock, &mut io, SECOND_NS);
+        engine.shut_down(&mut [io.clone(), io]);
+        assert_eq!(follower.0.load(Ordering::Relaxed), 1);
     }
 }
