@@ -48,9 +48,22 @@ impl KeyList {
         bytemuck::cast_slice_mut(&mut self.words[first + 1..])[..key.len()].copy_from_slice(key);
     }
 
+    /// The key that was added first.
+    ///
+    /// # Panics
+    /// Asserts that the keys are of this type.
+    pub fn first<K: Key + ?Sized>(&self) -> Option<&K> {
+        (!self.words.is_empty()).then(|| key_at(&self.words, 0))
+    }
+
     /// Adds the keys of another list.
     pub fn append(&mut self, other: &Self) {
         self.words.extend_from_slice(&other.words);
+    }
+
+    /// How many keys there are in order.
+    pub fn len(&self) -> usize {
+        self.sorted.len()
     }
 
     /// Takes all keys out; the memory stays for others.
@@ -93,9 +106,7 @@ impl KeyList {
     /// Asserts that the keys are of this type.
     pub fn nth<K: Key + ?Sized>(&self, nth: usize) -> Option<(&K, Slices)> {
         let (_, at) = *self.sorted.get(nth)?;
-        let key = K::from_bytes(bytes_at(&self.words, at));
-        let slices = Slices(self.words[at as usize] >> LEN_BITS);
-        Some((key.expect("a list keeps the bytes of the keys that were put there"), slices))
+        Some((key_at(&self.words, at), Slices(self.words[at as usize] >> LEN_BITS)))
     }
 }
 
@@ -109,6 +120,10 @@ fn len_of(first_word: u64) -> usize {
 fn bytes_at(words: &[u64], at: u32) -> &[u8] {
     let (len, rest) = words[at as usize..].split_first().expect("every key begins with its length");
     &bytemuck::cast_slice(rest)[..len_of(*len)]
+}
+
+fn key_at<K: Key + ?Sized>(words: &[u64], at: u32) -> &K {
+    K::from_bytes(bytes_at(words, at)).expect("a list keeps the bytes of the keys that were put there")
 }
 
 #[cfg(test)]

@@ -67,6 +67,8 @@ pub struct WindowAggregate<K: Key + ?Sized + ToOwned, R: Record, A: Aggregate<R:
     slices: NamespacedState<K, SliceKey, Both<SliceHeader, A::Accumulator>>,
     ends: WindowEnds<K>,
     firing: Option<Firing>,
+    /// Keys that have fired, and have slices for the next window as well.
+    going_on: KeyList,
     watermark: Watermark,
     /// That of the last record.
     slice: Slice,
@@ -106,6 +108,7 @@ where
             slices,
             ends,
             firing: None,
+            going_on: KeyList::default(),
             watermark: Watermark::MIN,
             slice: windows.slice_at(0),
             late_output,
@@ -168,14 +171,8 @@ where
         self.ends.add(&key, window.max_timestamp(), slices, seen == Seen::Whole)
     }
 
-    /// Fires the window of a key that ends with `at` and holds these slices, and sees to the next one if that will hold anything.
-    fn fire(
-        &mut self,
-        cx: &mut ChainContext<'_>,
-        key: Hashed<'_, K>,
-        at: EventTimeMs,
-        slices: Slices,
-    ) -> Result<(), StateError> {
+    /// Fires the window of a key that ends with `at` and holds these slices; answers which of them the next window holds.
+    fn fire(&mut self, cx: &mut ChainContext<'_>, key: Hashed<'_, K>, at: EventTimeMs, slices: Slices) -> Slices {
         let window = self.windows.window_ending(at.0 + 1);
         let next_start = window.start + self.windows.slide_ms();
         let mut merged: Option<A::Accumulator> = None;
@@ -204,14 +201,10 @@ where
                 next_slices = next_slices.and(Slices::one(behind as i64 + self.windows.slices_per_slide(), count));
             }
         }
-        if next_slices != Slices::NONE {
-            let next = TimeWindow { start: next_start, end: window.end + self.windows.slide_ms() };
-            self.ends.add(&key, next.max_timestamp(), next_slices, true)?;
-        }
         if let Some(accumulator) = merged {
             self.emit(cx, key.key, window, &accumulator);
         }
-        Ok(())
+        next_slices
     }
 
     /// What is stored of a slice; the last window that holds it takes it out.
@@ -274,21 +267,27 @@ where
         mut firing: Firing,
         keys_max: usize,
     ) -> Result<usize, StateError> {
-        for fired in 0..keys_max {
-            let Some((key, slices)) = firing.keys.nth::<K>(firing.next) else {
-                self.ends.remove(firing.at, firing.group);
-                self.ends.keep(firing.keys);
-                self.slices.release_empty(firing.group);
-                return Ok(fired);
-            };
-            if self.next.is_blocked() || cx.failure.is_some() {
-                break;
+        let Firing { at, group, next: first, .. } = firing;
+        while let Some((key, slices)) = firing.keys.nth::<K>(firing.next)
+            && firing.next - first < keys_max
+            && !self.next.is_blocked()
+            && cx.failure.is_none()
+        {
+            let next_slices = self.fire(cx, Hashed::in_group(key, group), at, slices);
+            if next_slices != Slices::NONE {
+                self.going_on.push(key.bytes(), next_slices);
             }
-            self.fire(cx, Hashed::in_group(key, firing.group), firing.at, slices)?;
             firing.next += 1;
         }
-        self.firing = Some(firing);
-        Ok(keys_max)
+        self.ends.add_all(group, EventTimeMs(at.0 + self.windows.slide_ms()), &mut self.going_on)?;
+        if firing.next < firing.keys.len() {
+            self.firing = Some(firing);
+            return Ok(keys_max);
+        }
+        self.ends.remove(at, group);
+        self.ends.keep(firing.keys);
+        self.slices.release_empty(group);
+        Ok(firing.next - first)
     }
 
     /// The keys of a group that have slices in the windows that end with `at`; those in windows that end later are listed in `later`.

@@ -15,6 +15,7 @@ use crate::state::{Hashed, KeyGroup, StateError, Timers};
 use crate::time::{EventTimeMs, Watermark};
 use crate::window::Slice;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 const WHO: &str = "lists of window keys";
 /// The longest list.
@@ -30,14 +31,19 @@ const SPARE_BYTES_MAX: usize = 1 << 10;
 pub(super) struct WindowEnds<K: ?Sized> {
     timers: Timers<K>,
     pending: BTreeMap<(EventTimeMs, KeyGroup), Pending>,
-    budget: MemoryBudget,
-    /// What the lists take, and what was taken from the budget for them.
-    listed_bytes: usize,
-    reserved: Vec<Reservation>,
+    memory: ListMemory,
     /// Up to which end all slices of a key group were looked at: windows without a list had no keys there then.
     known_through: BTreeMap<KeyGroup, EventTimeMs>,
     /// Lists that are empty again.
     spare: Vec<KeyList>,
+}
+
+/// The memory of the lists.
+struct ListMemory {
+    budget: MemoryBudget,
+    /// What they take, and what was taken from the budget for them.
+    listed_bytes: usize,
+    reserved: Vec<Reservation>,
 }
 
 /// A window end in one key group.
@@ -74,9 +80,7 @@ impl<K: Key + ?Sized> WindowEnds<K> {
         Self {
             timers,
             pending: BTreeMap::new(),
-            budget,
-            listed_bytes: 0,
-            reserved: Vec::new(),
+            memory: ListMemory { budget, listed_bytes: 0, reserved: Vec::new() },
             known_through: BTreeMap::new(),
             spare: Vec::new(),
         }
@@ -85,52 +89,59 @@ impl<K: Key + ?Sized> WindowEnds<K> {
     /// A window of `key` ends with `at`, its last millisecond, and holds these slices. `is_first`: this is said once for each of its slices, so
     /// that the list stays complete; otherwise it may be said for every record, and keys are found by their slices.
     pub fn add(&mut self, key: &Hashed<K>, at: EventTimeMs, slices: Slices, is_first: bool) -> Result<(), StateError> {
-        let is_known = self.is_known(at, key.group);
-        let Some(pending) = self.pending.get_mut(&(at, key.group)) else {
-            return self.begin(key, at, slices, is_first);
-        };
-        if is_known && matches!(pending.keys, Listed::Unknown) {
-            pending.keys = Listed::Keys(self.spare.pop().unwrap_or_default());
-        }
-        match &pending.keys {
-            Listed::Keys(_) if is_first => pending.keys.push(key.key.bytes(), slices, &mut self.listed_bytes),
-            Listed::Keys(_) => pending.keys.give_up(&mut self.listed_bytes),
+        let (keys, listed_bytes) = self.keys_of(key, at, is_first)?;
+        match keys {
+            Listed::Keys(_) if is_first => keys.push(key.key.bytes(), slices, listed_bytes),
+            Listed::Keys(_) => keys.give_up(listed_bytes),
             Listed::Unknown | Listed::GivenUp => {}
         }
         Ok(())
     }
 
-    fn begin(&mut self, key: &Hashed<K>, at: EventTimeMs, slices: Slices, is_first: bool) -> Result<(), StateError> {
-        self.timers.set(key, at)?;
-        let mut carriers = self.spare.pop().unwrap_or_default();
-        carriers.push(key.key.bytes(), Slices::NONE);
-        let mut keys = if is_first { Listed::Unknown } else { Listed::GivenUp };
-        if is_first && self.may_list() {
-            keys = Listed::Keys(self.spare.pop().unwrap_or_default());
-            keys.push(key.key.bytes(), slices, &mut self.listed_bytes);
-        } else if is_first && self.is_known(at, key.group) {
-            self.known_through.insert(key.group, EventTimeMs(at.0 - 1));
-        }
-        self.pending.insert((at, key.group), Pending { carriers, keys });
+    /// The same of many keys of one group, said for the first time. Takes them out of their list.
+    pub fn add_all(&mut self, group: KeyGroup, at: EventTimeMs, keys: &mut KeyList) -> Result<(), StateError> {
+        let Some(first) = keys.first::<K>() else { return Ok(()) };
+        let (listed, listed_bytes) = self.keys_of(&Hashed::in_group(first, group), at, true)?;
+        listed.append(keys, listed_bytes);
+        keys.clear();
         Ok(())
+    }
+
+    /// The keys of a window, and what all lists take. If it is not there yet it begins with `key`.
+    fn keys_of(
+        &mut self,
+        key: &Hashed<K>,
+        at: EventTimeMs,
+        is_first: bool,
+    ) -> Result<(&mut Listed, &mut usize), StateError> {
+        let is_known = self.is_known(at, key.group);
+        let Self { timers, pending, memory, known_through, spare } = self;
+        let keys = match pending.entry((at, key.group)) {
+            Entry::Occupied(pending) => {
+                let keys = &mut pending.into_mut().keys;
+                if is_known && matches!(keys, Listed::Unknown) {
+                    *keys = Listed::Keys(spare.pop().unwrap_or_default());
+                }
+                keys
+            }
+            Entry::Vacant(pending) => {
+                timers.set(key, at)?;
+                let mut carriers = spare.pop().unwrap_or_default();
+                carriers.push(key.key.bytes(), Slices::NONE);
+                let mut keys = if is_first { Listed::Unknown } else { Listed::GivenUp };
+                if is_first && memory.has_room() {
+                    keys = Listed::Keys(spare.pop().unwrap_or_default());
+                } else if is_first && is_known {
+                    known_through.insert(key.group, EventTimeMs(at.0 - 1));
+                }
+                &mut pending.insert(Pending { carriers, keys }).keys
+            }
+        };
+        Ok((keys, &mut memory.listed_bytes))
     }
 
     fn is_known(&self, at: EventTimeMs, group: KeyGroup) -> bool {
         self.known_through.get(&group).is_some_and(|through| at <= *through)
-    }
-
-    /// Whether there is memory for one more list.
-    fn may_list(&mut self) -> bool {
-        let needed = self.listed_bytes + LIST_BYTES_MAX;
-        let reserved: usize = self.reserved.iter().map(Reservation::bytes).sum();
-        if needed <= reserved {
-            return true;
-        }
-        if needed > self.budget.limit_bytes() / BUDGET_SHARE {
-            return false;
-        }
-        let more = self.budget.reserve(WHO, RESERVED_AT_ONCE_BYTES);
-        more.map(|more| self.reserved.push(more)).is_ok()
     }
 
     /// The next window end that the watermark has reached, and its key group.
@@ -146,7 +157,7 @@ impl<K: Key + ?Sized> WindowEnds<K> {
         match std::mem::replace(&mut pending.keys, Listed::GivenUp) {
             Listed::Unknown if is_known => Listed::Keys(KeyList::default()),
             listed => {
-                self.listed_bytes -= listed.len_bytes();
+                self.memory.listed_bytes -= listed.len_bytes();
                 listed
             }
         }
@@ -168,12 +179,12 @@ impl<K: Key + ?Sized> WindowEnds<K> {
         relisting.found.entry(at(nth)).or_insert_with(|| Listed::Keys(KeyList::default())).push(
             key,
             Slices::one(slice.slices_behind(nth), slices_per_window),
-            &mut self.listed_bytes,
+            &mut self.memory.listed_bytes,
         );
-        while !self.may_list() {
+        while !self.memory.has_room() {
             // The windows that fire last wait for another look.
             let Some((last, listed)) = relisting.found.pop_last() else { return };
-            self.listed_bytes -= listed.len_bytes();
+            self.memory.listed_bytes -= listed.len_bytes();
             relisting.through = EventTimeMs(last.0 - 1);
             self.leave(last, relisting.group);
         }
@@ -183,7 +194,7 @@ impl<K: Key + ?Sized> WindowEnds<K> {
     /// memory for it, has a list already and would get none.
     fn leave(&mut self, at: EventTimeMs, group: KeyGroup) {
         if let Some(Pending { keys: keys @ Listed::Keys(_), .. }) = self.pending.get_mut(&(at, group)) {
-            keys.give_up(&mut self.listed_bytes);
+            keys.give_up(&mut self.memory.listed_bytes);
         }
     }
 
@@ -196,7 +207,7 @@ impl<K: Key + ?Sized> WindowEnds<K> {
                 // It began after the restore, or memory came back: its keys are those that came since. What was found may belong to a later window that it stands before.
                 (Listed::Keys(keys), Listed::Keys(found)) => keys.append(&found),
                 (keys, listed) => {
-                    self.listed_bytes -= keys.len_bytes() + listed.len_bytes();
+                    self.memory.listed_bytes -= keys.len_bytes() + listed.len_bytes();
                     *keys = Listed::GivenUp;
                 }
             }
@@ -225,10 +236,26 @@ impl<K: Key + ?Sized> WindowEnds<K> {
     /// Takes over what a restore brought back.
     pub fn rebuild(&mut self) {
         self.timers.rebuild();
-        (self.listed_bytes, self.pending, self.known_through) = (0, BTreeMap::new(), BTreeMap::new());
+        (self.memory.listed_bytes, self.pending, self.known_through) = (0, BTreeMap::new(), BTreeMap::new());
         for timer in self.timers.due(EventTimeMs::MAX) {
             self.pending.entry((timer.at, timer.group())).or_default().carriers.push(timer.key_bytes(), Slices::NONE);
         }
+    }
+}
+
+impl ListMemory {
+    /// Whether there is memory for one more list.
+    fn has_room(&mut self) -> bool {
+        let needed = self.listed_bytes + LIST_BYTES_MAX;
+        let reserved: usize = self.reserved.iter().map(Reservation::bytes).sum();
+        if needed <= reserved {
+            return true;
+        }
+        if needed > self.budget.limit_bytes() / BUDGET_SHARE {
+            return false;
+        }
+        let more = self.budget.reserve(WHO, RESERVED_AT_ONCE_BYTES);
+        more.map(|more| self.reserved.push(more)).is_ok()
     }
 }
 
@@ -242,6 +269,16 @@ impl Listed {
         }
         keys.push(key, slices);
         *listed_bytes += keys.len_bytes() - before;
+    }
+
+    /// Adds other keys, unless the list would become too long.
+    fn append(&mut self, others: &KeyList, listed_bytes: &mut usize) {
+        let Self::Keys(keys) = self else { return };
+        if keys.len_bytes() + others.len_bytes() > LIST_BYTES_MAX {
+            return self.give_up(listed_bytes);
+        }
+        keys.append(others);
+        *listed_bytes += others.len_bytes();
     }
 
     fn give_up(&mut self, listed_bytes: &mut usize) {
@@ -312,7 +349,7 @@ mod tests {
         let (mut ends, keys, windows) = ends(64 << 20);
         restored(&mut ends, keys, windows);
         assert_eq!(fire_all(&mut ends, windows), 1);
-        assert_eq!(ends.listed_bytes, 0);
+        assert_eq!(ends.memory.listed_bytes, 0);
     }
 
     #[test]
@@ -321,7 +358,7 @@ mod tests {
         restored(&mut ends, keys, windows);
         let looks = fire_all(&mut ends, windows);
         assert!((3..20).contains(&looks), "{looks} looks at all slices for {WINDOWS} windows");
-        assert_eq!(ends.listed_bytes, 0);
+        assert_eq!(ends.memory.listed_bytes, 0);
     }
 
     #[test]
@@ -341,7 +378,7 @@ mod tests {
         let Listed::Keys(mut listed) = ends.take_list(EventTimeMs(11 - 1), group) else { panic!("the keys are known") };
         listed.sort();
         assert_eq!(listed.nth::<str>(0), Some(("a key", Slices::one(1, 2).and(Slices::one(0, 2)))));
-        assert_eq!(ends.listed_bytes, 0);
+        assert_eq!(ends.memory.listed_bytes, 0);
     }
 
     #[test]
@@ -363,6 +400,40 @@ mod tests {
         assert!(later.through < EventTimeMs(late));
         ends.relisted(later);
         assert!(matches!(ends.take_list(EventTimeMs(late), group), Listed::GivenUp));
+    }
+
+    #[test]
+    fn keys_that_go_on_together_are_listed_with_those_that_came_alone() {
+        let (mut ends, keys, _) = ends(64 << 20);
+        let key = keys.hash("b");
+        ends.add(&key, EventTimeMs(9), Slices::one(0, 2), true).unwrap();
+        for at in [9, 10] {
+            let mut going_on = KeyList::default();
+            ["a", "b"].map(|key| going_on.push(key.as_bytes(), Slices::one(1, 2)));
+            ends.add_all(key.group, EventTimeMs(at), &mut going_on).unwrap();
+            assert_eq!(going_on.first::<str>(), None);
+        }
+        let (one, both) = (Slices::one(1, 2), Slices::one(0, 2).and(Slices::one(1, 2)));
+        for (at, of_b) in [(9, both), (10, one)] {
+            let Listed::Keys(mut listed) = ends.take_list(EventTimeMs(at), key.group) else {
+                panic!("nothing is lost")
+            };
+            listed.sort();
+            let listed: Vec<_> = (0..).map_while(|nth| listed.nth::<str>(nth)).collect();
+            assert_eq!(listed, [("a", one), ("b", of_b)]);
+        }
+        assert_eq!(ends.memory.listed_bytes, 0);
+    }
+
+    #[test]
+    fn a_list_that_would_become_too_long_by_many_keys_at_once_is_given_up() {
+        let (mut ends, keys, _) = ends(64 << 20);
+        let (mut going_on, key) = (KeyList::default(), "k".repeat(2_000));
+        (0..10).for_each(|_| going_on.push(key.as_bytes(), Slices::ALL));
+        let group = keys.hash(key.as_str()).group;
+        ends.add_all(group, EventTimeMs(9), &mut going_on).unwrap();
+        assert!(matches!(ends.take_list(EventTimeMs(9), group), Listed::GivenUp));
+        assert_eq!(ends.memory.listed_bytes, 0);
     }
 
     #[test]

@@ -372,7 +372,7 @@ impl Table {
         let old = &self.pages[index];
         let mut page = Page::empty(block, old.group, old.number, old.prefix, old.depth);
         for at in live_slots(old.bytes(), self.layout) {
-            put_anew(&mut page, self.layout, old.bytes(), at);
+            put_anew(&mut page, self.layout, old.bytes(), at, self.layout.hash(old.bytes(), at));
         }
         self.replace(index, page);
         Ok(())
@@ -402,8 +402,9 @@ impl Table {
         let mut low = Page::empty(low_block, group, old.number, old.prefix, depth);
         let mut high = Page::empty(high_block, group, page_count as u32, old.prefix | bit, depth);
         for at in live_slots(old.bytes(), self.layout) {
-            let half = if self.layout.hash(old.bytes(), at) & bit == 0 { &mut low } else { &mut high };
-            put_anew(half, self.layout, old.bytes(), at);
+            let hash = self.layout.hash(old.bytes(), at);
+            let half = if hash & bit == 0 { &mut low } else { &mut high };
+            put_anew(half, self.layout, old.bytes(), at, hash);
         }
         self.replace(index, low);
         let prefix = high.prefix;
@@ -453,8 +454,7 @@ pub(super) fn live_slots(bytes: &PageBytes, layout: Layout) -> impl Iterator<Ite
 }
 
 /// Copies an entry into a page that has room for it and does not hold its key.
-fn put_anew(page: &mut Page, layout: Layout, from: &PageBytes, slot: SlotAt) {
-    let hash = layout.hash(from, slot);
+fn put_anew(page: &mut Page, layout: Layout, from: &PageBytes, slot: SlotAt, hash: u64) {
     let grid = layout.grid(page.bytes());
     let Probe::Absent(Some(at)) = probe(page.bytes(), grid, hash, |_| false) else {
         unreachable!("a page laid out anew has room for the entries of the old one")
