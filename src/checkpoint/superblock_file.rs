@@ -70,7 +70,8 @@ impl SuperblockCreation {
             match (self.stage, io.take(self.token)?) {
                 (_, Err(error)) => {
                     if let Some(file) = self.file {
-                        io.submit(IoOp::Close { file });
+                        let closing = io.submit(IoOp::Close { file });
+                        io.forget(closing);
                     }
                     return Some(Err(error));
                 }

@@ -11,9 +11,11 @@ use super::savepoints::{JobSavepointError, SavepointRequest};
 use crate::checkpoint::{CheckpointId, CheckpointSettings, StoreOptions};
 use crate::graph::JobGraph;
 use crate::io::Io;
-use crate::job_manager::messages::{CheckpointOrder, LoadReport, ToJobManager};
-use crate::job_manager::{Attempt, JobEvent, JobId, JobManager, JobState, JobSubmission, TaskAddress, TaskState};
-use crate::memory::ArenaOptions;
+use crate::job_manager::messages::{CheckpointOrder, LoadReport, ToJobManager, ToTaskManager};
+use crate::job_manager::{
+    Attempt, JobEvent, JobId, JobManager, JobState, JobSubmission, TaskAddress, TaskManagerId, TaskState,
+};
+use crate::memory::{ArenaOptions, MemoryBudget};
 use crate::operator::OperatorFailure;
 use crate::slot::{Doorbell, SlotEvent, SlotHandle, TaskExit};
 use crate::task::{Execution, ReportSender, TaskCommand, TaskReport};
@@ -22,15 +24,24 @@ use crate::time::Clock;
 use crossbeam_queue::SegQueue;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
+/// The one there is.
+const TASK_MANAGER: TaskManagerId = TaskManagerId(1);
 /// How often slots are looked at: their load, and whether they make progress.
 const LOOK_EVERY_NS: u64 = 200_000_000;
 /// How often while nothing happens, neither on them nor here: every look wakes a core.
 const LOOK_AT_IDLE_EVERY_NS: u64 = 1_000_000_000;
 /// After how long without progress a busy slot is reported.
 const STALL_AFTER_NS: u64 = 1_000_000_000;
+
+/// After so long without a step the thread was stopped, or had to wait for the disk.
+const STOOD_STILL_NS: u64 = 5_000_000_000;
+/// How many rounds of messages one step takes at most. A job that fails as soon as it is started, and restarts without a delay, talks for ever.
+/// An attempt takes four.
+const ROUNDS_PER_STEP_MAX: usize = 8;
 
 /// From the host to the control thread.
 pub(super) enum ControlCommand {
@@ -53,21 +64,56 @@ pub(super) enum ControlCommand {
     Shutdown,
 }
 
+impl ControlCommand {
+    /// The engine is gone: nobody shall wait for an answer. Jobs have ended.
+    fn refuse(self) {
+        match self {
+            // A host that no longer waits for the answer is gone as well.
+            Self::Submit { reply, .. } => drop(reply.send(Err(SubmitError::EngineStopped))),
+            Self::Stop { savepoint: Some(request), .. } | Self::Savepoint { request, .. } => {
+                let SavepointRequest { dir, answer } = request;
+                answer.end(Err(JobSavepointError::JobGone { dir, what: "the engine was stopped" }));
+            }
+            Self::Stop { savepoint: None, .. } | Self::Cancel(_) | Self::Shutdown => {}
+        }
+    }
+}
+
 /// The host's end of the control thread's queue.
 #[derive(Clone)]
 pub(super) struct ControlSender {
     commands: Arc<SegQueue<ControlCommand>>,
+    /// Nobody takes commands any more.
+    is_closed: Arc<AtomicBool>,
     doorbell: Arc<Doorbell>,
 }
 
 impl ControlSender {
     pub(super) fn new(doorbell: Arc<Doorbell>) -> Self {
-        Self { commands: Arc::new(SegQueue::new()), doorbell }
+        Self { commands: Arc::new(SegQueue::new()), is_closed: Arc::default(), doorbell }
     }
 
     pub(super) fn send(&self, command: ControlCommand) {
         self.commands.push(command);
         self.doorbell.ring();
+        // The control may have closed the queue in between: then it looked before this command came, and this looks again.
+        fence(Ordering::SeqCst);
+        if self.is_closed.load(Ordering::SeqCst) {
+            self.refuse_waiting();
+        }
+    }
+
+    /// Nothing is taken from here on: who asked and who will ask is told so.
+    fn close(&self) {
+        self.is_closed.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        self.refuse_waiting();
+    }
+
+    fn refuse_waiting(&self) {
+        while let Some(command) = self.commands.pop() {
+            command.refuse();
+        }
     }
 }
 
@@ -96,8 +142,11 @@ pub(super) struct Control {
     commands: ControlSender,
     doorbell: Arc<Doorbell>,
     machine: Machine,
+    stepped_ns: u64,
     looked_ns: u64,
     look_every_ns: u64,
+    /// Whether the machines had more to say than one step takes.
+    is_talking: bool,
     /// Whether a command or a report has come, or a checkpoint has ended, since the last look.
     is_disturbed: bool,
     busy_seen_ns: Vec<u64>,
@@ -122,10 +171,9 @@ impl Control {
         seed: u64,
     ) -> Self {
         let now_ns = clock.monotonic_ns();
-        let id = crate::job_manager::TaskManagerId(1);
         Self {
             job_manager: JobManager::new(Default::default(), seed),
-            task_manager: TaskManager::new(id, slots.len() as u32, machine.memory_bytes as u64, now_ns),
+            task_manager: TaskManager::new(TASK_MANAGER, slots.len() as u32, machine.memory_bytes as u64, now_ns),
             watchdog: Watchdog::new(slots.len(), STALL_AFTER_NS, now_ns),
             jobs: BTreeMap::new(),
             lingering: Vec::new(),
@@ -134,8 +182,10 @@ impl Control {
             doorbell: commands.doorbell.clone(),
             commands,
             machine,
+            stepped_ns: now_ns,
             looked_ns: now_ns,
             look_every_ns: LOOK_EVERY_NS,
+            is_talking: false,
             is_disturbed: true,
             busy_seen_ns: vec![0; slots.len()],
             steps_seen: 0,
@@ -158,6 +208,12 @@ impl Control {
             }
             self.doorbell.withdraw();
         }
+        self.shut_down(io);
+    }
+
+    /// Ends what is left; nothing is stepped any more.
+    pub(super) fn shut_down(&mut self, io: &mut dyn Io) {
+        self.commands.close();
         for Lingering { mut runtime, state, reason } in std::mem::take(&mut self.lingering) {
             runtime.savepoints.abandon(io);
             runtime.end(io, state, reason);
@@ -165,6 +221,7 @@ impl Control {
         for job in self.jobs.values_mut() {
             job.tell_all(&TaskCommand::Cancel);
             job.savepoints.abandon(io);
+            job.abandon_follower();
             job.close(io);
             job.shared.update(|status| {
                 if !status.state.has_ended() {
@@ -177,6 +234,9 @@ impl Control {
     /// One round over all queues and machines; `false` once told to shut down.
     pub(super) fn step(&mut self, io: &mut dyn Io) -> bool {
         let now_ns = self.clock.monotonic_ns();
+        if now_ns.saturating_sub(std::mem::replace(&mut self.stepped_ns, now_ns)) > STOOD_STILL_NS {
+            self.hear_each_other(now_ns);
+        }
         if !self.task_manager.is_registered() {
             // Before the first job: one that can never fit is then refused when it is submitted.
             self.exchange_messages(io, now_ns);
@@ -190,12 +250,12 @@ impl Control {
                 }
                 ControlCommand::Stop { job, drain, savepoint } => {
                     if let Some(request) = savepoint {
-                        self.ask_savepoint(job, request);
+                        self.ask_savepoint(job, request, true);
                     }
                     self.job_manager.stop_with_checkpoint(job, drain, now_ns);
                 }
                 ControlCommand::Savepoint { job, request } => {
-                    if self.ask_savepoint(job, request) {
+                    if self.ask_savepoint(job, request, false) {
                         self.job_manager.request_checkpoint(job, now_ns);
                     }
                 }
@@ -219,9 +279,23 @@ impl Control {
         true
     }
 
+    /// The memory of a job that has not ended.
+    pub(super) fn budget_of(&self, job: JobId) -> Option<&MemoryBudget> {
+        self.jobs.get(&job).map(|runtime| runtime.arena.budget())
+    }
+
+    /// What is still kept although every job has ended, in words.
+    pub(super) fn leftovers(&self) -> Vec<String> {
+        let jobs = self.jobs.keys().map(|job| format!("{job} is still known"));
+        let lingering = self.lingering.iter().map(|job| format!("{} lingers", job.runtime.graph.name));
+        let names = self.names.keys().map(|name| format!("the task {name} is still expected to leave its slot"));
+        jobs.chain(lingering).chain(names).chain(self.task_manager.leftovers()).collect()
+    }
+
     /// Whether another step would find something to do at once.
     pub(super) fn has_waiting_input(&self) -> bool {
-        !self.reports.is_empty()
+        self.is_talking
+            || !self.reports.is_empty()
             || !self.commands.commands.is_empty()
             || self.jobs.values().any(|job| !job.pieces.is_empty() || job.savepoints.is_ready)
             || self.lingering.iter().any(|job| job.runtime.savepoints.is_ready)
@@ -348,7 +422,7 @@ impl Control {
     }
 
     /// Lets a savepoint wait for the job's next checkpoint; answers at once where there will be none.
-    fn ask_savepoint(&mut self, job: JobId, request: SavepointRequest) -> bool {
+    fn ask_savepoint(&mut self, job: JobId, request: SavepointRequest, stops: bool) -> bool {
         let SavepointRequest { dir, answer } = request;
         match self.jobs.get_mut(&job) {
             None => answer.end(Err(JobSavepointError::JobGone { dir, what: "the job has ended" })),
@@ -356,7 +430,7 @@ impl Control {
                 answer.end(Err(JobSavepointError::NoCheckpoints { job: runtime.graph.name.clone() }));
             }
             Some(runtime) => {
-                runtime.ask_savepoint(SavepointRequest { dir, answer });
+                runtime.ask_savepoint(SavepointRequest { dir, answer }, stops);
                 return true;
             }
         }
@@ -383,9 +457,19 @@ impl Control {
         self.job_manager.receive(message, now_ns);
     }
 
-    /// Lets both machines work until neither has anything left to say.
+    /// JobManager and TaskManager live in this thread: while it stood still neither was silent.
+    fn hear_each_other(&mut self, now_ns: u64) {
+        if self.task_manager.is_registered() {
+            self.task_manager.receive(ToTaskManager::HeartbeatAck, now_ns);
+            let load = LoadReport { busy_permille: self.busy_permille.clone(), memory_used_bytes: 0 };
+            self.job_manager.receive(ToJobManager::Heartbeat { task_manager: TASK_MANAGER, load }, now_ns);
+        }
+    }
+
+    /// Lets both machines work until neither has anything left to say, or for as long as commands and other jobs may wait.
     fn exchange_messages(&mut self, io: &mut dyn Io, now_ns: u64) {
-        loop {
+        self.is_talking = false;
+        for _ in 0..ROUNDS_PER_STEP_MAX {
             self.job_manager.step(now_ns);
             self.task_manager.step(now_ns);
             let mut quiet = true;
@@ -405,6 +489,7 @@ impl Control {
                 return;
             }
         }
+        self.is_talking = true;
     }
 
     fn act(&mut self, action: TaskManagerAction, io: &mut dyn Io, now_ns: u64) {
@@ -456,7 +541,7 @@ impl Control {
             job.attempt = attempt;
             job.starting.clear();
             if is_restart {
-                job.savepoints.give_up_waiting("the job was restarted before: ask again");
+                job.savepoints.job_restarted();
             }
             if is_restart && let Err(error) = job.reopen_store(io) {
                 let reason = format!("the state directory cannot be opened again: {error}");

@@ -53,6 +53,7 @@ impl JobRuntime {
                     Ok(Err(error)) => error.to_string(),
                     Err(_) => "a function panicked while the task was being built".to_owned(),
                 };
+                slot.refuse(&name);
                 reports.send(TaskReport::Failed(of, OperatorFailure::new(name, failure)));
             });
         }

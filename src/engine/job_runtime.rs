@@ -16,11 +16,13 @@ use crate::io::Io;
 use crate::job_manager::messages::CheckpointOrder;
 use crate::job_manager::{Attempt, JobState, SlotIndex, TaskAddress};
 use crate::memory::{Arena, MemoryBudget};
-use crate::slot::Share;
+use crate::slot::{Share, panic_message};
+use crate::source::SourceError;
 use crate::state::default_max_parallelism;
 use crate::task::{Dropping, ImageRequest, TaskCommand, TaskInbox, states_in_words};
 use crossbeam_queue::ArrayQueue;
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -102,8 +104,13 @@ impl JobRuntime {
         let mut splits = BTreeMap::new();
         for (index, vertex) in graph.vertices.iter().enumerate() {
             if let VertexInput::Source(list) = &vertex.input {
+                // It is the user's, and this thread is everybody's.
+                let listed = catch_unwind(AssertUnwindSafe(|| list(io))).unwrap_or_else(|panic| {
+                    let reason = format!("it panicked: {}", panic_message(&*panic));
+                    Err(SourceError::BadInput { place: "the list of its splits".to_owned(), reason })
+                });
                 let mut names =
-                    list(io).map_err(|error| SubmitError::Source { source_name: vertex.name.clone(), error })?;
+                    listed.map_err(|error| SubmitError::Source { source_name: vertex.name.clone(), error })?;
                 names.sort();
                 splits.insert(VertexId(index), names.into());
             }
@@ -178,6 +185,9 @@ impl JobRuntime {
 
     /// Opens the store again after an attempt that failed, to start from the newest checkpoint there is now.
     pub(super) fn reopen_store(&mut self, io: &mut dyn Io) -> Result<(), RestoreError> {
+        if let Some(store) = self.open_store_mut() {
+            store.replace_condemned_superblock(io)?;
+        }
         let pins = self.open_store_mut().map(CheckpointStore::take_pins).unwrap_or_default();
         self.close(io);
         self.open_store(io)?;
@@ -192,9 +202,9 @@ impl JobRuntime {
         self.store.is_some()
     }
 
-    /// Lets a savepoint wait for the next checkpoint that is triggered.
-    pub(super) fn ask_savepoint(&mut self, request: SavepointRequest) {
-        self.savepoints.ask(request, self.triggered);
+    /// Lets a savepoint, of a stop or not, wait for the next checkpoint that is triggered.
+    pub(super) fn ask_savepoint(&mut self, request: SavepointRequest, stops: bool) {
+        self.savepoints.ask(request, self.triggered, stops);
     }
 
     /// Those who wait for this checkpoint get their copies, or hear that there is none.
@@ -243,6 +253,15 @@ impl JobRuntime {
         }
     }
 
+    /// The engine is gone: who follows the checkpoints shall wait for no more of them.
+    pub(super) fn abandon_follower(&mut self) {
+        if let Some(JobStore { follower: Some(follower), follower_is_finished, .. }) = &mut self.store
+            && !std::mem::replace(follower_is_finished, true)
+        {
+            follower.finish(None);
+        }
+    }
+
     /// Whether savepoints are being written, or checkpoints carried elsewhere.
     pub(super) fn is_lingering(&self) -> bool {
         let follower = self.store.as_ref().and_then(|store| store.follower.as_ref());
@@ -251,6 +270,14 @@ impl JobRuntime {
 
     /// The job is over, its savepoints too: the directory is free before the host hears of it, which may start the job again at once.
     pub(super) fn end(&mut self, io: &mut dyn Io, state: JobState, reason: Option<String>) {
+        if let Some(store) = self.open_store_mut()
+            && let Err(error) = store.replace_condemned_superblock(io)
+        {
+            tracing::error!(
+                "{}: the job ends while a superblock file that could not be flushed names a checkpoint that failed: {error}",
+                self.graph.name
+            );
+        }
         self.close(io);
         self.shared.update(|status| {
             status.state = state;

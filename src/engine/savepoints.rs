@@ -114,12 +114,14 @@ struct Waiting {
     request: SavepointRequest,
     /// Checkpoints up to this one were triggered before the request.
     after: CheckpointId,
+    /// Whether the job was told to stop with it: that it still does after a restart.
+    stops: bool,
 }
 
 impl JobSavepoints {
-    /// Lets a request wait for a checkpoint later than `after`.
-    pub(super) fn ask(&mut self, request: SavepointRequest, after: CheckpointId) {
-        self.waiting.push(Waiting { request, after });
+    /// Lets a request, of a stop or not, wait for a checkpoint later than `after`.
+    pub(super) fn ask(&mut self, request: SavepointRequest, after: CheckpointId, stops: bool) {
+        self.waiting.push(Waiting { request, after, stops });
     }
 
     /// Whether somebody waits for this checkpoint.
@@ -135,7 +137,7 @@ impl JobSavepoints {
         checkpoint: &Arc<RestoredCheckpoint>,
         options: StoreOptions,
     ) {
-        for SavepointRequest { dir, answer } in self.take_waiting(checkpoint.id()) {
+        for SavepointRequest { dir, answer } in self.take_waiting(|waiting| waiting.after < checkpoint.id()) {
             match SavepointCopy::start(io, arena, checkpoint.clone(), &dir, options) {
                 Ok(copy) => self.copies.push((copy, answer)),
                 Err(error) => answer.end(Err(error.into())),
@@ -146,14 +148,23 @@ impl JobSavepoints {
 
     /// The checkpoint that was waited for failed.
     pub(super) fn checkpoint_failed(&mut self, id: CheckpointId, reason: &str) {
-        for SavepointRequest { dir, answer } in self.take_waiting(id) {
+        for SavepointRequest { dir, answer } in self.take_waiting(|waiting| waiting.after < id) {
             answer.end(Err(JobSavepointError::CheckpointFailed { dir, reason: reason.to_owned() }));
         }
     }
 
     /// No checkpoint will come for those who wait.
     pub(super) fn give_up_waiting(&mut self, what: &'static str) {
-        for SavepointRequest { dir, answer } in self.take_waiting(CheckpointId(u64::MAX)) {
+        for SavepointRequest { dir, answer } in self.take_waiting(|_| true) {
+            answer.end(Err(JobSavepointError::JobGone { dir, what }));
+        }
+    }
+
+    /// What the host saw before it asked may be undone. One the job stops with is taken all the same: it stops at its next checkpoint, and
+    /// there is nobody left to ask again.
+    pub(super) fn job_restarted(&mut self) {
+        let what = "the job was restarted before: ask again";
+        for SavepointRequest { dir, answer } in self.take_waiting(|waiting| !waiting.stops) {
             answer.end(Err(JobSavepointError::JobGone { dir, what }));
         }
     }
@@ -186,11 +197,27 @@ impl JobSavepoints {
         }
     }
 
-    fn take_waiting(&mut self, id: CheckpointId) -> Vec<SavepointRequest> {
-        let waiting = std::mem::take(&mut self.waiting);
-        let (served, left) = waiting.into_iter().partition(|waiting| waiting.after < id);
-        self.waiting = left;
-        let served: Vec<Waiting> = served;
-        served.into_iter().map(|waiting| waiting.request).collect()
+    fn take_waiting(&mut self, is_meant: impl Fn(&Waiting) -> bool) -> Vec<SavepointRequest> {
+        self.waiting.extract_if(.., |waiting| is_meant(waiting)).map(|waiting| waiting.request).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_refuses_the_savepoints_that_wait_but_for_those_the_job_stops_with() {
+        let mut savepoints = JobSavepoints::default();
+        let [plain, of_a_stop] = [false, true].map(|stops| {
+            let answer = PendingSavepoint::new();
+            let request = SavepointRequest { dir: "/savepoint".into(), answer: answer.clone() };
+            savepoints.ask(request, CheckpointId(3), stops);
+            answer
+        });
+        savepoints.job_restarted();
+        assert!(matches!(plain.wait_for(Duration::ZERO), Some(Err(JobSavepointError::JobGone { .. }))));
+        assert_eq!(of_a_stop.wait_for(Duration::ZERO), None);
+        assert!(savepoints.wait_for(CheckpointId(4)) && !savepoints.wait_for(CheckpointId(3)));
     }
 }

@@ -6,8 +6,8 @@ use super::control::{Control, ControlCommand, ControlSender, Machine};
 use super::handle::JobHandle;
 use super::options::{JobOptions, SubmitError};
 use crate::checkpoint::StoreOptions;
-use crate::io::Io;
-use crate::memory::{ArenaOptions, HugePages};
+use crate::io::{Io, SharedIo};
+use crate::memory::{ArenaOptions, HugePages, MemoryBudget};
 use crate::slot::{Doorbell, Progress, Slot, StepContext};
 use crate::stream::Job;
 use crate::time::Clock;
@@ -67,6 +67,28 @@ impl SteppedEngine {
         answer.try_recv().unwrap_or(Err(SubmitError::EngineStopped))
     }
 
+    /// What the end of a real engine does: the control ends what is left, then the slots drop their tasks. `ios` are the slots' and the control's.
+    pub(crate) fn shut_down(&mut self, ios: &mut [SharedIo]) {
+        let control = self.slot_count();
+        self.control.shut_down(&mut ios[control]);
+        for (slot, io) in ios[..control].iter_mut().enumerate() {
+            self.slots[slot].handle().stop();
+            self.step_slot(slot, io);
+        }
+    }
+
+    /// The memory of a job that has not ended.
+    pub(crate) fn budget_of(&self, job: &JobHandle) -> Option<&MemoryBudget> {
+        self.control.budget_of(job.job)
+    }
+
+    /// What is still kept although every job has ended, in words.
+    pub(crate) fn leftovers(&self) -> Vec<String> {
+        let tasks = self.slots.iter().flat_map(|slot| slot.reports());
+        let tasks = tasks.map(|(_, name, _)| format!("the task {name} is still on its slot"));
+        self.control.leftovers().into_iter().chain(tasks).collect()
+    }
+
     /// When a machine has something to do although no other gives it anything.
     pub(crate) fn wake_at_ns(&self) -> u64 {
         let slots = self.slots.iter().filter_map(Slot::wake_at_ns);
@@ -77,13 +99,19 @@ impl SteppedEngine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::{SharedIo, SimDisk, SimDiskOptions, SimIo};
+    use crate::checkpoint::{CheckpointFollower, CommittedFiles};
+    use crate::engine::CheckpointOptions;
+    use crate::io::{DiskFault, InjectedFault, Repeat, SimDisk, SimDiskOptions, SimIo};
+    use crate::job_manager::{JobState, RestartPolicy};
     use crate::metrics::Metric;
+    use crate::operator::{Emit, KeyedContext, KeyedProcess, NoSide, StateRegistry};
     use crate::record::Stamp;
     use crate::sink::{Callback, Discard};
-    use crate::source::{Generator, PushSource};
+    use crate::source::{Generator, PushSource, Source, SourceError, VecSource};
+    use crate::state::StateError;
     use crate::time::ManualClock;
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::Duration;
 
     const SECOND_NS: u64 = 1_000_000_000;
@@ -105,7 +133,8 @@ mod tests {
 
     fn engine(clock: &Arc<ManualClock>) -> (SteppedEngine, SharedIo) {
         let io = SharedIo::new(SimIo::new(&SimDisk::new(1, SimDiskOptions::default())));
-        (SteppedEngine::new(1, 64 << 20, StoreOptions::default(), clock.clone(), 1).unwrap(), io)
+        let store = StoreOptions { lock_patience_ms: None, ..StoreOptions::default() };
+        (SteppedEngine::new(1, 64 << 20, store, clock.clone(), 1).unwrap(), io)
     }
 
     #[test]
@@ -238,5 +267,169 @@ mod tests {
         engine.step_control(&mut io);
         let wake_ns = engine.control.wake_at_ns();
         assert!(wake_ns <= clock.monotonic_ns() + SECOND_NS / 5, "a command ends the long sleep");
+    }
+
+    fn endless(name: &str) -> Job {
+        let job = Job::new(name);
+        job.source("numbers", Generator::new(|n: u64| n).per_second(10.0)).ingestion_time().sink("nowhere", Discard);
+        job
+    }
+
+    #[test]
+    fn an_engine_that_stood_still_for_minutes_runs_its_jobs_on() {
+        let clock = Arc::new(ManualClock::default());
+        let (mut engine, mut io) = engine(&clock);
+        let handle = engine.submit(endless("goes-on"), JobOptions::default(), &mut io).unwrap();
+        run(&mut engine, &clock, &mut io, SECOND_NS);
+        clock.advance(Duration::from_secs(600));
+        run(&mut engine, &clock, &mut io, 60 * SECOND_NS);
+        let status = handle.status();
+        assert_eq!((status.state, status.attempt), (JobState::Running, 1), "{status:?}");
+    }
+
+    #[test]
+    fn a_savepoint_asked_of_an_engine_that_is_gone_is_refused_at_once() {
+        let clock = Arc::new(ManualClock::default());
+        let (mut engine, mut io) = engine(&clock);
+        let handle = engine.submit(endless("gone"), JobOptions::default(), &mut io).unwrap();
+        let before = handle.savepoint("/before");
+        engine.shut_down(&mut [io.clone(), io]);
+        for answer in [before, handle.savepoint("/after"), handle.stop_with_savepoint("/stopped", false)] {
+            let refused = answer.wait_for(Duration::ZERO).expect("there is an answer").unwrap_err();
+            assert!(refused.to_string().contains("the engine was stopped"), "{refused}");
+        }
+    }
+
+    /// A source whose splits cannot be listed without a panic.
+    #[derive(Clone)]
+    struct NoSplits;
+
+    impl Source for NoSplits {
+        type Record = u64;
+        type Reader = <VecSource<u64> as Source>::Reader;
+
+        fn splits(&self, _: &mut dyn Io) -> Result<Vec<String>, SourceError> {
+            panic!("no splits today")
+        }
+
+        fn open(&self, split: &str, position: Option<&[u8]>) -> Result<Self::Reader, SourceError> {
+            VecSource::new(vec![vec![1u64]]).open(split, position)
+        }
+    }
+
+    #[test]
+    fn a_source_that_panics_when_its_splits_are_listed_costs_its_job_and_not_the_control() {
+        let clock = Arc::new(ManualClock::default());
+        let (mut engine, mut io) = engine(&clock);
+        let job = Job::new("unlisted");
+        job.source("numbers", NoSplits).ingestion_time().sink("nowhere", Discard);
+        let refused = engine.submit(job, JobOptions::default(), &mut io).map(|_| ()).unwrap_err().to_string();
+        assert!(refused.contains("numbers") && refused.contains("no splits today"), "{refused}");
+    }
+
+    /// Without a delay between its attempts a job that cannot be started had the control go round for ever.
+    #[test]
+    fn a_job_that_restarts_without_a_delay_and_cannot_leaves_time_to_others() {
+        let clock = Arc::new(ManualClock::default());
+        let disk = SimDisk::new(1, SimDiskOptions::default());
+        let mut io = SharedIo::new(SimIo::new(&disk));
+        let store = StoreOptions { lock_patience_ms: None, ..StoreOptions::default() };
+        let mut engine = SteppedEngine::new(1, 64 << 20, store, clock.clone(), 1).unwrap();
+        let job = Job::new("hopeless");
+        job.source("numbers", Generator::new(|_| -> u64 { std::panic::panic_any("no numbers") }))
+            .ingestion_time()
+            .sink("nowhere", Discard);
+        let options = JobOptions {
+            checkpoints: Some(CheckpointOptions::every("/state", Duration::from_secs(1))),
+            restart: RestartPolicy::FixedDelay { attempts_max: 10_000, delay_ms: 0 },
+            ..JobOptions::default()
+        };
+        let handle = engine.submit(job, options, &mut io).unwrap();
+        let (repeat, fault) = (Repeat::Forever, DiskFault::Eio);
+        disk.inject(InjectedFault { at_operation: disk.operations(), repeat, fault, under: None });
+        engine.step_slot(0, &mut io);
+        while handle.status().state == JobState::Running && handle.status().attempt <= 1 {
+            engine.step_slot(0, &mut io);
+            engine.step_control(&mut io);
+        }
+        let attempts = handle.status().attempt;
+        assert!(attempts < 100, "{attempts} attempts in one step");
+        handle.cancel();
+        run(&mut engine, &clock, &mut io, SECOND_NS);
+        assert_eq!(handle.status().state, JobState::Canceled);
+        assert_eq!(engine.leftovers(), [""; 0]);
+    }
+
+    #[test]
+    fn a_task_that_cannot_be_built_is_not_expected_to_leave_its_slot() {
+        #[derive(Clone)]
+        struct NoState;
+
+        impl KeyedProcess<u64, u64> for NoState {
+            type Out = u64;
+            type Side = NoSide;
+            type State = ();
+
+            fn open(&self, _: &mut StateRegistry<'_>) -> Result<(), StateError> {
+                std::panic::panic_any("no state today")
+            }
+
+            fn on_record(
+                &self,
+                _: &mut (),
+                _: &mut KeyedContext<'_, u64>,
+                _: &u64,
+                _: &mut impl Emit<u64, NoSide>,
+            ) -> Result<(), StateError> {
+                Ok(())
+            }
+        }
+
+        let clock = Arc::new(ManualClock::default());
+        let (mut engine, mut io) = engine(&clock);
+        let job = Job::new("unbuilt");
+        job.source("numbers", Generator::new(|n: u64| n))
+            .ingestion_time()
+            .key_by("by-key", |n: &u64| *n)
+            .process("stateless", NoState)
+            .sink("nowhere", Discard);
+        let options = JobOptions { restart: RestartPolicy::None, ..JobOptions::default() };
+        let handle = engine.submit(job, options, &mut io).unwrap();
+        run(&mut engine, &clock, &mut io, SECOND_NS);
+        assert_eq!(handle.status().state, JobState::Failed);
+        assert_eq!(engine.leftovers(), [""; 0]);
+    }
+
+    /// Hears how often it was told that no more checkpoints come.
+    #[derive(Debug, Default)]
+    struct Told(AtomicU32);
+
+    impl CheckpointFollower for Told {
+        fn wants(&self, _: u64) -> bool {
+            true
+        }
+
+        fn follow(&self, _: CommittedFiles, _: u64) {}
+
+        fn finish(&self, _: Option<CommittedFiles>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn is_busy(&self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn who_follows_the_checkpoints_of_a_job_hears_once_that_its_engine_is_gone() {
+        let clock = Arc::new(ManualClock::default());
+        let (mut engine, mut io) = engine(&clock);
+        let follower = Arc::new(Told::default());
+        let checkpoints = CheckpointOptions::every("/state", Duration::from_secs(1));
+        let checkpoints = Some(CheckpointOptions { follower: Some(follower.clone()), ..checkpoints });
+        engine.submit(endless("followed"), JobOptions { checkpoints, ..JobOptions::default() }, &mut io).unwrap();
+        run(&mut engine, &clock, &mut io, SECOND_NS);
+        engine.shut_down(&mut [io.clone(), io]);
+        assert_eq!(follower.0.load(Ordering::Relaxed), 1);
     }
 }

@@ -35,6 +35,10 @@ impl<T> OpenFiles<T> {
         self.open.remove(&id).ok_or_else(|| not_open(id, action))
     }
 
+    pub(super) fn all(&self) -> impl Iterator<Item = &T> {
+        self.open.values()
+    }
+
     pub(super) fn clear(&mut self) {
         self.open.clear();
     }

@@ -112,6 +112,11 @@ impl SimDisk {
         state.options.error_permille = 0;
     }
 
+    /// Removes every planted fault; random errors stay.
+    pub fn clear_faults(&self) {
+        self.state.borrow_mut().faults.clear();
+    }
+
     /// Changes how many bytes fit.
     pub fn set_capacity_bytes(&self, capacity_bytes: u64) {
         self.state.borrow_mut().options.capacity_bytes = capacity_bytes;
@@ -173,6 +178,16 @@ impl SimDisk {
     /// The names in a directory as programs see them now, sorted; `None` when there is no such directory.
     pub fn names(&self, dir: &Path) -> Option<Vec<String>> {
         self.state.borrow().names.list(dir).ok()
+    }
+
+    /// The paths under which its files were opened that are open now, sorted.
+    pub fn open_files(&self) -> Vec<PathBuf> {
+        let ios: Vec<_> = self.state.borrow().ios.iter().filter_map(Weak::upgrade).collect();
+        let paths =
+            |io: &Rc<RefCell<IoState>>| io.borrow().files.all().map(|file| file.path.clone()).collect::<Vec<_>>();
+        let mut open: Vec<PathBuf> = ios.iter().flat_map(paths).collect();
+        open.sort();
+        open
     }
 
     /// Changes a stored byte by `mask` (exclusive or) behind everybody's back. Says whether there is such a file.

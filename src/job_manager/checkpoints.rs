@@ -75,8 +75,7 @@ impl JobManager {
                 job.coordinator.request(CheckpointKind::Final);
             }
         }
-        let drained = job.all_tasks(|state| matches!(state, TaskState::Draining | TaskState::Finished));
-        if drained && job.ending == Ending::No {
+        if job.all_tasks(TaskState::has_drained) && job.ending == Ending::No {
             job.ending = Ending::Drained;
             job.coordinator.request(CheckpointKind::Final);
         }
@@ -148,7 +147,13 @@ impl JobManager {
             (_, AbortReason::NotAllRunning(_)) | (Ending::No, _) => {}
             (Ending::Drained, _) => job.until_ns = Some(retry_ns),
             (Ending::Stop { drain }, _) => {
-                job.ending = Ending::No;
+                let has_drained = !drain && job.all_tasks(TaskState::has_drained);
+                if has_drained {
+                    // Its inputs ended meanwhile: nothing else would ask for its last checkpoint.
+                    (job.ending, job.until_ns) = (Ending::Drained, Some(retry_ns));
+                } else {
+                    job.ending = Ending::No;
+                }
                 let reason = reason.to_string();
                 self.events.push(JobEvent::StopFailed { job: id, reason: reason.clone() });
                 if drain {

@@ -629,6 +629,20 @@ fn a_job_whose_final_checkpoint_fails_is_not_stopped_and_says_so() {
 }
 
 #[test]
+fn a_job_whose_inputs_end_while_a_stop_fails_takes_a_final_checkpoint_and_finishes() {
+    let mut world = World::new();
+    let id = world.submit(job("a"));
+    world.store = Store::Silent;
+    world.jm.stop_with_checkpoint(id, false, 0);
+    world.drain();
+    let (of, checkpoint) = world.unanswered.pop().unwrap();
+    world.tell(ToJobManager::CheckpointFailed { job: of, id: checkpoint, reason: "disk full".into() });
+    world.store = Store::Commits;
+    world.advance(10_000);
+    assert_eq!(world.state(id), JobState::Finished);
+}
+
+#[test]
 fn a_job_that_does_not_run_is_suspended_at_once() {
     let mut world = World::new();
     let running = world.submit(job("a"));

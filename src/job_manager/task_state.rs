@@ -48,6 +48,11 @@ impl TaskState {
         matches!(self, Self::Running | Self::Draining | Self::Finished)
     }
 
+    /// Whether all its inputs have ended and everything is emitted.
+    pub fn has_drained(self) -> bool {
+        matches!(self, Self::Draining | Self::Finished)
+    }
+
     /// Whether `next` leads forward from here.
     pub fn may_become(self, next: Self) -> bool {
         match next {

@@ -409,7 +409,7 @@ mod tests {
         ends.add(&key, EventTimeMs(9), Slices::one(0, 2), true).unwrap();
         for at in [9, 10] {
             let mut going_on = KeyList::default();
-            ["a", "b"].map(|key| going_on.push(key.as_bytes(), Slices::one(1, 2)));
+            ["a", "b"].iter().for_each(|key| going_on.push(key.as_bytes(), Slices::one(1, 2)));
             ends.add_all(key.group, EventTimeMs(at), &mut going_on).unwrap();
             assert_eq!(going_on.first::<str>(), None);
         }

@@ -13,6 +13,7 @@ use super::schedule::Schedule;
 use crate::checkpoint::StoreOptions;
 use crate::engine::{JobHandle, JobOptions, SteppedEngine, SubmitError};
 use crate::io::{Io, SharedIo, SimDisk, SimDiskOptions, SimIo, Survivors};
+use crate::memory::{MemoryBudget, Reservation};
 use crate::slot::Progress;
 use crate::stream::Job;
 use crate::time::{Clock, ManualClock};
@@ -28,6 +29,8 @@ const DISK_WAIT_NS: u64 = 20_000;
 const IDLE_NS_MAX: u64 = 1_000_000_000;
 /// After a step a thread lets its I/O make progress in so many of 1000 cases.
 const DRIVE_PERMILLE: u32 = 600;
+/// How often every thread is stepped behind the last job before what is held then counts as left over.
+const LEAVING_ROUNDS_MAX: u32 = 200;
 /// Extents grow from here: the disk is memory.
 const EXTENT_BYTES: u64 = 256 << 10;
 
@@ -109,6 +112,8 @@ struct Process {
     ios: Vec<SharedIo>,
     schedule: Schedule,
     jobs: Vec<JobHandle>,
+    /// The memory of every job there was.
+    budgets: Vec<(String, MemoryBudget)>,
     /// Steps in a row in which nothing was done.
     idle_steps: usize,
 }
@@ -158,8 +163,11 @@ impl Simulation {
         if self.process.is_none() {
             self.start();
         }
-        let Some(Process { engine, ios, jobs, .. }) = &mut self.process else { return Err(SubmitError::EngineStopped) };
+        let Some(Process { engine, ios, jobs, budgets, .. }) = &mut self.process else {
+            return Err(SubmitError::EngineStopped);
+        };
         let handle = engine.submit(job, options, &mut ios[engine.slot_count()])?;
+        budgets.extend(engine.budget_of(&handle).map(|budget| (handle.name().to_owned(), budget.clone())));
         jobs.push(handle.clone());
         Ok(handle)
     }
@@ -200,6 +208,47 @@ impl Simulation {
         }
         self.slots = slots;
         self.start();
+    }
+
+    /// Stops the engine as a host does that drops it: jobs that still run end where they are.
+    pub fn stop_engine(&mut self) {
+        self.fold(u64::MAX - 1);
+        if let Some(mut process) = self.process.take() {
+            process.engine.shut_down(&mut process.ios);
+        }
+    }
+
+    /// Takes all but so many bytes of the memory that each job has left, until what is returned is dropped.
+    pub fn squeeze(&self, leave_bytes: usize) -> Vec<Reservation> {
+        let budgets = self.process.iter().flat_map(|process| &process.budgets);
+        let take =
+            |budget: &MemoryBudget| budget.reserve("a squeeze", budget.left_bytes().saturating_sub(leave_bytes)).ok();
+        budgets.filter_map(|(_, budget)| take(budget)).collect()
+    }
+
+    /// What the engine still holds although every job has ended, in words: tasks, memory, open files, operations under way. What needs
+    /// some steps to go gets them.
+    pub fn leftovers(&mut self) -> Vec<String> {
+        for _ in 0..LEAVING_ROUNDS_MAX {
+            let Some(process) = &mut self.process else { break };
+            for thread in 0..process.ios.len() {
+                process.step_thread(thread, true);
+            }
+            if self.held().is_empty() {
+                return Vec::new();
+            }
+        }
+        self.held()
+    }
+
+    fn held(&self) -> Vec<String> {
+        let Some(process) = &self.process else { return Vec::new() };
+        let memory = process.budgets.iter().filter(|(_, budget)| budget.used_bytes() > 0);
+        let memory = memory.map(|(job, budget)| format!("{} bytes of the job {job} are in use", budget.used_bytes()));
+        let files = self.disk.open_files().into_iter().map(|path| format!("{} is open", path.display()));
+        let under_way: usize = process.ios.iter().map(|io| io.in_flight()).sum();
+        let under_way = (under_way > 0).then(|| format!("{under_way} I/O operations are under way"));
+        process.engine.leftovers().into_iter().chain(memory).chain(files).chain(under_way).collect()
     }
 
     /// The machine's disk: to plant faults and files, and to look at what was written.
@@ -245,7 +294,7 @@ impl Simulation {
         let threads = engine.slot_count() + 1;
         let ios = (0..threads).map(|_| SharedIo::new(SimIo::new(&self.disk))).collect();
         let schedule = Schedule::new(threads, self.rng.split());
-        self.process = Some(Process { engine, ios, schedule, jobs: Vec::new(), idle_steps: 0 });
+        self.process = Some(Process { engine, ios, schedule, jobs: Vec::new(), budgets: Vec::new(), idle_steps: 0 });
     }
 
     fn step(&mut self) {

@@ -73,6 +73,10 @@ pub trait SlotTask {
     /// Does a bounded amount of work.
     fn step(&mut self, cx: &mut StepContext<'_>) -> Progress;
 
+    /// The task panicked and is dropped next: gives up files and operations under way, which the slot's I/O would keep. Whatever the panic
+    /// left half done is as it was.
+    fn give_up(&mut self, _cx: &mut StepContext<'_>) {}
+
     /// When the task wants to be stepped although nobody rings (monotonic clock): its next timer, its next retry. Asked
     /// before the slot sleeps, after a step that was `Idle`.
     fn wake_at_ns(&self) -> Option<u64> {

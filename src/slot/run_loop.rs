@@ -2,7 +2,8 @@
 //!
 //! Here: one sweep over the tasks. Not here: who is admitted to a sweep (`schedule`), what happens between sweeps (`driver`).
 //!
-//! Invariant: a task that panicked is never called again; its drop is contained too. Other tasks do not notice.
+//! Invariant: a task that panicked is never stepped again. It is asked to give up its files, and dropped; panics in both are contained.
+//! Other tasks do not notice.
 
 use super::inbox::{SlotCommand, SlotEvent, SlotHandle, TaskExit, TaskId};
 use super::schedule::{self, Patience, Share, Standing};
@@ -68,6 +69,11 @@ impl Slot {
         let id = TaskId::next();
         self.insert(id, name, share, task);
         id
+    }
+
+    /// Says that a task could not be made: whoever waits for it to leave need not.
+    pub fn refuse(&mut self, name: &str) {
+        self.handle.report(SlotEvent::TaskLeft { task: TaskId::next(), name: name.into(), exit: TaskExit::Removed });
     }
 
     /// Takes a task off and drops it; `false` when it is not here.
@@ -193,8 +199,8 @@ impl Slot {
 }
 
 impl Entry {
-    /// One step of the task; a panic ends the task, not the slot. Nothing of a task that panicked is looked at again, so it does not
-    /// matter in which state the panic left it.
+    /// One step of the task; a panic ends the task, not the slot. Nothing of a task that panicked is looked at again but the files it has
+    /// open, so it does not matter in which state the panic left the rest.
     fn step(&mut self, cx: &mut StepContext<'_>) -> Progress {
         match catch_unwind(AssertUnwindSafe(|| self.task.step(cx))) {
             Ok(Progress::Done) => {
@@ -204,6 +210,9 @@ impl Entry {
             Ok(progress) => progress,
             Err(panic) => {
                 self.exit = Some(TaskExit::Panicked(panic_message(&*panic)));
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.task.give_up(cx))) {
+                    tracing::error!("{}: giving up its files panicked: {}", self.name, panic_message(&*panic));
+                }
                 Progress::Done
             }
         }
@@ -310,6 +319,26 @@ pub(super) mod tests {
         assert_eq!(step(&mut slot), Progress::Worked);
         assert_eq!(exits(&slot), [("bad".into(), TaskExit::Panicked("division of 7 by zero".into()))]);
         assert_eq!(slot.reports().map(|(_, name, _)| name.to_string()).collect::<Vec<_>>(), ["good"]);
+    }
+
+    #[test]
+    fn a_task_that_panicked_is_asked_once_to_give_up_its_files() {
+        struct Panics(Rc<RefCell<u32>>);
+        impl SlotTask for Panics {
+            fn step(&mut self, _cx: &mut StepContext<'_>) -> Progress {
+                panic!("in a step");
+            }
+
+            fn give_up(&mut self, _cx: &mut StepContext<'_>) {
+                *self.0.borrow_mut() += 1;
+                panic!("in giving up");
+            }
+        }
+        let (mut slot, asked) = (slot(), Rc::default());
+        slot.add("bad", share(1), Box::new(Panics(Rc::clone(&asked))));
+        step(&mut slot);
+        step(&mut slot);
+        assert_eq!((*asked.borrow(), exits(&slot)), (1, vec![("bad".into(), TaskExit::Panicked("in a step".into()))]));
     }
 
     #[test]

@@ -183,7 +183,7 @@ impl StateBackend {
 
     /// Gives files and operations under way up: the slot's I/O outlives the task.
     pub fn close(&mut self) {
-        self.warm_up = None;
+        self.close_warm_up();
         self.tables.iter().for_each(|table| table.borrow_mut().forget_reads());
         if let Some(pager) = &self.pager {
             pager.borrow_mut().close();

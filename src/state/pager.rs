@@ -134,8 +134,11 @@ impl Pager {
             None => {
                 let open = IoOp::Open { path: spill.path.clone(), mode: OpenMode::Create, direct: true };
                 let file = opened_file(self.io.complete(open))?;
-                let removed = self.io.complete(IoOp::Remove { path: spill.path.clone() });
-                removed.map_err(|error| error.to_string())?;
+                if let Err(error) = self.io.complete(IoOp::Remove { path: spill.path.clone() }) {
+                    let closing = self.io.submit(IoOp::Close { file });
+                    self.io.forget(closing);
+                    return Err(error.to_string());
+                }
                 spill.file = Some(file);
                 tracing::info!(path = %spill.path.display(), "the state no longer fits into its memory: cold pages go to this file");
                 file

@@ -290,10 +290,15 @@ impl Table {
             }
             (None, Some(chain)) => {
                 let pager = self.pager().expect("pages come from a checkpoint only through a pager");
-                let mut parts = Vec::with_capacity(chain.len());
+                let mut parts: Vec<Part> = Vec::with_capacity(chain.len());
                 for piece in &chain {
-                    let token = self.with_room(index, |_| pager.borrow_mut().read_piece(piece))?;
-                    parts.push(Part { token, piece: Some(*piece), read: None });
+                    match self.with_room(index, |_| pager.borrow_mut().read_piece(piece)) {
+                        Ok(token) => parts.push(Part { token, piece: Some(*piece), read: None }),
+                        Err(error) => {
+                            parts.iter().for_each(|part| pager.borrow_mut().io.forget(part.token));
+                            return Err(error);
+                        }
+                    }
                 }
                 parts
             }

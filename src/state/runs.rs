@@ -390,8 +390,19 @@ impl Table {
         let group = KeyGroup(self.range.start + directory as u16);
         let mut written = VecDeque::from(written);
         let mut reading = VecDeque::new();
-        while let Some((next, of)) = self.next_run(&mut written, &mut reading)? {
-            self.merge_run(directory, group, &next, is_sealed(of))?;
+        let mut merge_written = || {
+            while let Some((next, of)) = self.next_run(&mut written, &mut reading)? {
+                self.merge_run(directory, group, &next, is_sealed(of))?;
+            }
+            Ok(())
+        };
+        if let Err(error) = merge_written() {
+            let reads = reading.into_iter().map(|(token, ..)| token);
+            let writes = written.into_iter().filter_map(|(run, _)| run.writing);
+            if let Some(pager) = self.pager() {
+                reads.chain(writes).for_each(|token| pager.borrow_mut().io.forget(token));
+            }
+            return Err(error);
         }
         if let Some((page, of)) = filling {
             self.merge_run(directory, group, page.bytes(), is_sealed(of))?;

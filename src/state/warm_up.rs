@@ -99,10 +99,20 @@ impl StateBackend {
                     self.warm_up_ends(&pager);
                     return Ok(true);
                 }
-                let worked = reads.plan(&self.tables) || reads.step(&self.tables, &pager)?;
+                let worked = match reads.plan(&self.tables) {
+                    true => Ok(true),
+                    false => reads.step(&self.tables, &pager),
+                };
                 self.warm_up = Some(WarmUp::Pages(reads));
-                Ok(worked)
+                worked
             }
+        }
+    }
+
+    /// Gives up what is being read.
+    pub(super) fn close_warm_up(&mut self) {
+        if let (Some(WarmUp::Pages(mut reads)), Some(pager)) = (self.warm_up.take(), &self.pager) {
+            reads.close(&self.tables, pager);
         }
     }
 

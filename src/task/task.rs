@@ -351,6 +351,15 @@ impl SlotTask for Task {
         }
     }
 
+    fn give_up(&mut self, step: &mut StepContext<'_>) {
+        let mut failure: Option<OperatorFailure> = None;
+        let StepContext { now_ns, wall_ms, ref mut io } = *step;
+        let mut cx = ChainContext { now_ns, wall_ms, origin_ns: now_ns, io: &mut **io, failure: &mut failure };
+        if !matches!(self.phase, Phase::Ended) {
+            self.close(&mut cx);
+        }
+    }
+
     fn wake_at_ns(&self) -> Option<u64> {
         match (&self.input, &self.phase) {
             (TaskInput::Source(source), Phase::Running) if source.stopped.is_none() && !source.ended => {

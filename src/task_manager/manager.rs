@@ -161,6 +161,14 @@ impl TaskManager {
         &self.budgets
     }
 
+    /// What it still keeps, in words: tasks that have not ended, and memory that is not given back.
+    pub fn leftovers(&self) -> Vec<String> {
+        let tasks = self.tasks.iter().map(|(task, entry)| format!("{task:?} is {:?}", entry.state));
+        let budgets = self.budgets.jobs().map(|job| format!("memory is reserved for {job}"));
+        let released = self.released.iter().map(|job| format!("the memory of {job} waits for its tasks"));
+        tasks.chain(budgets).chain(released).collect()
+    }
+
     /// Whether it belongs to a JobManager.
     pub fn is_registered(&self) -> bool {
         self.registration.is_registered()

@@ -14,6 +14,9 @@ use millstream::window::{SlicedWindows, Sliding, Tumbling, WindowResult};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use troubles::{Place, Troubles};
+
+pub mod troubles;
 
 pub const WINDOWS: &str = "/out/windows";
 pub const SEQUENCES: &str = "/out/sequences";
@@ -52,6 +55,8 @@ pub struct Workload {
     pub combines: bool,
     /// How often the job was made.
     pub starts: Arc<AtomicU32>,
+    /// Where its functions fail.
+    pub troubles: Arc<Troubles>,
 }
 
 impl Workload {
@@ -67,6 +72,42 @@ impl Workload {
         let (splits, per_split) = (3 + rng.index(3), 1_500 + rng.below(500));
         let workload = Self::with(rng, 6_000, splits, per_split);
         Self { batch_max: workload.batch_max * 10, is_wide: true, ..workload }
+    }
+
+    /// A short one whose functions may fail. Often many records are late, for some of their windows or for all, and the clocks of the splits
+    /// lie apart: so windows begin that those of a checkpoint stand behind.
+    pub fn draw_short(rng: &mut Rng) -> Self {
+        let keys = [1, 3, 7, 40][rng.index(4)];
+        let splits = 1 + rng.index(4);
+        let (disorder_ms, bound_ms) = ([0, 100, 300, 1_000][rng.index(4)], [0, 0, 30, 300][rng.index(4)]);
+        let (apart_ms, pace_ms) = ([1, 300, 2_000][rng.index(3)], [2, 10, 40][rng.index(3)]);
+        let per_split = 40 + rng.below(160);
+        let mut n = 0;
+        let mut split = |rng: &mut Rng| {
+            let mut at = rng.below(apart_ms) as i64;
+            let mut event = |rng: &mut Rng| {
+                at += rng.below(pace_ms) as i64;
+                n += 1;
+                Event { key: rng.below(keys), n, at: at - rng.below(disorder_ms + 1) as i64 }
+            };
+            (0..per_split).map(|_| event(rng)).collect()
+        };
+        let input: Vec<Vec<Event>> = (0..splits).map(|_| split(rng)).collect();
+        let sizes = [(100, 100), (1_000, 1_000), (300, 100), (400, 100), (500, 200), (1_000, 100), (100, 150)];
+        let (size_ms, slide_ms) = sizes[rng.index(sizes.len())];
+        Self {
+            pipeline: [Pipeline::Windows, Pipeline::Windows, Pipeline::Sequences, Pipeline::Both][rng.index(4)],
+            input,
+            batch_max: 1 + rng.index(6),
+            every_ns: 200_000 + rng.below(1_500_000),
+            bound_ms,
+            size_ms,
+            slide_ms,
+            is_wide: false,
+            combines: rng.chance(300),
+            starts: Arc::default(),
+            troubles: Arc::new(Troubles::draw(rng)),
+        }
     }
 
     fn with(rng: &mut Rng, keys: u64, splits: usize, per_split: u64) -> Self {
@@ -86,6 +127,7 @@ impl Workload {
         Self {
             combines: false,
             starts: Arc::default(),
+            troubles: Arc::default(),
             input,
             pipeline: [Pipeline::Windows, Pipeline::Sequences, Pipeline::Both][rng.index(3)],
             batch_max: 1 + rng.index(10),
@@ -100,11 +142,19 @@ impl Workload {
     /// The job as a program writes it.
     pub fn job(&self) -> Job {
         let job = Job::new("simulated");
-        let source = Paced { input: self.input.clone().into(), batch_max: self.batch_max, every_ns: self.every_ns };
+        let source = Paced {
+            input: self.input.clone().into(),
+            batch_max: self.batch_max,
+            every_ns: self.every_ns,
+            troubles: self.troubles.clone(),
+        };
         let watermarks = Watermarks::bounded(self.bound_ms).never_idle();
         let events = job.source("events", source).event_time(|event: &Event| EventTimeMs(event.at), watermarks);
+        let [in_filter, in_windows, in_lines] = [(); 3].map(|()| self.troubles.clone());
+        let events = events.filter(move |_| in_filter.pass(Place::Filter));
         let count_and_sum = Count.and(Sum::of(|event: &Event| event.n as i64));
-        let write = |result: &WindowResult<u64, (u64, i64)>, line: &mut Vec<u8>| {
+        let write = move |result: &WindowResult<u64, (u64, i64)>, line: &mut Vec<u8>| {
+            in_windows.pass(Place::Write);
             line.extend_from_slice(window_line(result.key, result.window.start, result.value).as_bytes());
         };
         let windows_out = JsonLines::exactly_once_with(WINDOWS, write);
@@ -121,10 +171,13 @@ impl Workload {
             keyed.clone().window(self.windows()).aggregate("windows", count_and_sum).sink("windows-out", windows_out);
         }
         if self.pipeline != Pipeline::Windows {
-            let write = |line_of: &String, line: &mut Vec<u8>| line.extend_from_slice(line_of.as_bytes());
+            let write = move |line_of: &String, line: &mut Vec<u8>| {
+                in_lines.pass(Place::Write);
+                line.extend_from_slice(line_of.as_bytes());
+            };
             keyed
                 .in_event_time_order()
-                .process("sequences", Sequence { is_wide: self.is_wide })
+                .process("sequences", Sequence { is_wide: self.is_wide, troubles: self.troubles.clone() })
                 .sink("sequences-out", JsonLines::exactly_once_with(SEQUENCES, write));
         }
         job
@@ -253,6 +306,7 @@ fn window_line(key: u64, start: i64, (count, sum): (u64, i64)) -> String {
 #[derive(Clone)]
 struct Sequence {
     is_wide: bool,
+    troubles: Arc<Troubles>,
 }
 
 struct SequenceState {
@@ -301,6 +355,7 @@ impl KeyedProcess<u64, Event> for Sequence {
     type State = SequenceState;
 
     fn open(&self, states: &mut StateRegistry<'_>) -> Result<Self::State, StateError> {
+        self.troubles.pass(Place::Open);
         let sequence = states.value("sequence")?;
         let wide = self.is_wide.then(|| states.value("wide")).transpose()?;
         Ok(SequenceState { sequence, wide })
@@ -313,6 +368,7 @@ impl KeyedProcess<u64, Event> for Sequence {
         event: &Event,
         out: &mut impl Emit<String, NoSide>,
     ) -> Result<(), StateError> {
+        self.troubles.state(Place::Record)?;
         let next = state.advance(cx, event.n)?;
         cx.set_timer(EventTimeMs(timer_at(cx.at().0)))?;
         out.emit(&sequence_line(*cx.key(), next, false));
@@ -325,6 +381,7 @@ impl KeyedProcess<u64, Event> for Sequence {
         cx: &mut KeyedContext<'_, u64>,
         out: &mut impl Emit<String, NoSide>,
     ) -> Result<(), StateError> {
+        self.troubles.state(Place::Timer)?;
         let next = state.advance(cx, cx.at().0 as u64)?;
         out.emit(&sequence_line(*cx.key(), next, true));
         Ok(())
@@ -337,6 +394,7 @@ struct Paced {
     input: Arc<[Vec<Event>]>,
     batch_max: usize,
     every_ns: u64,
+    troubles: Arc<Troubles>,
 }
 
 struct PacedReader {
@@ -355,6 +413,7 @@ impl Source for Paced {
     }
 
     fn open(&self, split: &str, position: Option<&[u8]>) -> Result<PacedReader, SourceError> {
+        self.troubles.source(Place::OpenSplit)?;
         let split = split.parse().expect("the names are numbers");
         let next = position.map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().expect("8 bytes")) as usize);
         Ok(PacedReader { source: self.clone(), split, next, next_ns: 0 })
@@ -373,6 +432,7 @@ impl SplitReader for PacedReader {
         if cx.now_ns < self.next_ns {
             return Ok(ReadStatus::Pending);
         }
+        self.source.troubles.source(Place::Read)?;
         let events = &self.source.input[self.split];
         let end = events.len().min(self.next + self.source.batch_max.min(records_max));
         events[self.next..end].iter().for_each(|event| emit(cx, event, cx.now_ns));

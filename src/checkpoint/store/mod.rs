@@ -21,7 +21,7 @@ pub(super) use open::pairs_for;
 pub use prune::Pruned;
 
 use super::CheckpointId;
-use super::error::{CheckpointError, Damage};
+use super::error::{CheckpointError, Damage, RestoreError};
 use super::format::{self, BlockKind, BlockRef};
 use super::lock::DirLock;
 use super::manifest::{Manifest, SnapshotKind};
@@ -460,19 +460,33 @@ impl CheckpointStore {
         None
     }
 
+    /// Replaces a superblock file that was condemned when no other could be written: it may name a checkpoint that has failed, and to read
+    /// that back says nothing about what a power cut would leave of it. Gives up what is in progress, and waits.
+    pub fn replace_condemned_superblock(&mut self, io: &mut dyn Io) -> Result<(), RestoreError> {
+        self.settle(io);
+        if self.superblock.is_none() {
+            self.superblock = Some(self.new_superblock(io)?);
+        }
+        Ok(())
+    }
+
     /// Gives up what is in progress, waits for operations in flight, closes the files, lets the lock go.
     pub fn close(mut self, io: &mut dyn Io) {
+        self.settle(io);
+        let files = self.current.map(|extent| extent.file).into_iter().chain(self.superblock.map(|open| open.file));
+        for file in files {
+            // Everything that counts was flushed before.
+            let _ = io.complete(IoOp::Close { file });
+        }
+    }
+
+    fn settle(&mut self, io: &mut dyn Io) {
         if let Some(id) = self.in_progress() {
             self.abort(id, "the store is closed");
         }
         while self.active.is_some() || !self.background.is_empty() {
             self.step(io, 0);
             io.wait(Duration::from_millis(1));
-        }
-        let files = self.current.map(|extent| extent.file).into_iter().chain(self.superblock.map(|open| open.file));
-        for file in files {
-            // Everything that counts was flushed before.
-            let _ = io.complete(IoOp::Close { file });
         }
     }
 }

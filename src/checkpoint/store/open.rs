@@ -51,7 +51,7 @@ impl CheckpointStore {
         let found = find(&mut reader, dir, &catalog, depth)?;
         let extents = extent_lengths(&mut reader, &catalog);
         drop(reader);
-        for name in list_names(io, dir)?.iter().filter(|name| is_temporary(name)) {
+        for name in list_names(io, dir)?.iter().filter(|name| is_temporary(name) || is_spill(name)) {
             io.complete(IoOp::Remove { path: dir.join(name) }).map_err(refusal)?;
         }
         for damage in &found.damages {
@@ -71,7 +71,10 @@ impl CheckpointStore {
             extents,
             ..Self::in_empty_directory(arena, dir, &job.name, options, lock)
         };
-        store.open_superblock(io, &catalog, !found.damages.is_empty())?;
+        if let Err(error) = store.open_superblock(io, &catalog, !found.damages.is_empty()) {
+            store.close(io);
+            return Err(error);
+        }
         let restored = found.newest.map(|(manifest, extents)| store.start_from(manifest, extents));
         Ok(OpenedStore { store, restored, damages: found.damages })
     }
@@ -134,6 +137,12 @@ impl CheckpointStore {
         }
         restored
     }
+}
+
+/// Whether a crash left it behind, or a disk that would not remove it: nobody has a file open under this name for longer than it takes to
+/// remove it.
+fn is_spill(name: &str) -> bool {
+    name.starts_with("spill-") && name.ends_with(".tmp")
 }
 
 /// What can be used, and what cannot.
