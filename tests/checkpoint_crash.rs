@@ -158,6 +158,33 @@ fn survives_every_crash(trace: &Trace, options: StoreOptions) -> usize {
     states
 }
 
+/// A process is killed after every operation, so that nothing it wrote is lost; the next one starts, and then the power fails.
+fn what_a_start_found_survives_a_power_cut(trace: &Trace, options: StoreOptions) -> usize {
+    let (arena, mut starts) = (arena(), 0);
+    for killed_after in 0..=trace.changes.len() {
+        let before = &trace.changes[..killed_after];
+        let mut disk = MemoryDisk::with(crash_image(before, Lost::Nothing));
+        disk.trace = Some(Vec::new());
+        let started = Job::open(disk, arena.clone(), options).unwrap();
+        let changes = [before, &started.disk.trace.unwrap()].concat();
+        for lost in [Lost::Everything, Lost::Random(killed_after as u64), Lost::Random(!killed_after as u64)] {
+            let again = Job::open(MemoryDisk::with(crash_image(&changes, lost)), arena.clone(), options).unwrap();
+            let [found, left] = [&started.restored, &again.restored].map(|of| of.as_ref().map(|of| of.id()));
+            assert!(left >= found, "killed after {killed_after}, lost {lost:?}: {found:?} was found, {left:?} is left");
+            starts += 1;
+        }
+    }
+    starts
+}
+
+#[test]
+fn what_a_killed_process_left_is_not_undone_by_a_power_cut_once_it_was_started_from() {
+    let starts = what_a_start_found_survives_a_power_cut(&traced_job(small_options(), 20), small_options());
+    let options = StoreOptions { one_flush_bytes_max: 0, ..small_options() };
+    let large = what_a_start_found_survives_a_power_cut(&traced_job(options, 8), options);
+    assert!(starts > 300 && large > 100, "{starts} and {large} starts");
+}
+
 #[test]
 fn small_checkpoints_survive_a_power_cut_after_every_operation() {
     let states = survives_every_crash(&traced_job(small_options(), 40), small_options());

@@ -51,6 +51,9 @@ impl CheckpointStore {
         let found = find(&mut reader, dir, &catalog, depth)?;
         let extents = extent_lengths(&mut reader, &catalog);
         drop(reader);
+        if let (Some((manifest, _)), Some(newest)) = (&found.newest, found.retained.first()) {
+            flush_added(io, dir, manifest, &newest.superblock)?;
+        }
         for name in list_names(io, dir)?.iter().filter(|name| is_temporary(name) || is_spill(name)) {
             io.complete(IoOp::Remove { path: dir.join(name) }).map_err(refusal)?;
         }
@@ -90,6 +93,7 @@ impl CheckpointStore {
             if let IoOutput::File(file) = opened {
                 self.old_superblocks.remove(number);
                 self.superblock = Some(SuperblockFile { number: *number, file, pairs: pairs.clone() });
+                io.complete(IoOp::SyncData { file }).map_err(refusal)?;
             }
             return Ok(());
         }
@@ -189,6 +193,24 @@ fn find(reader: &mut Reader<'_>, dir: &Path, catalog: &Catalog, depth: Depth) ->
         return Err(RestoreError::AllDamaged { dir: dir.to_owned(), damages: found.damages });
     }
     Ok(found)
+}
+
+/// Makes durable what the newest checkpoint added; `open_superblock` does the same for what names it. Its process may have been killed behind the
+/// writes and before their flush: what is published from here on must not be undone by a power cut.
+fn flush_added(io: &mut dyn Io, dir: &Path, manifest: &Manifest, superblock: &Superblock) -> Result<(), RestoreError> {
+    let added = manifest.added.iter().map(|block| block.file).chain([superblock.manifest.file]);
+    // A superblock that calls its checkpoint durable was written behind that flush.
+    let unflushed: BTreeSet<u32> = added.filter(|_| !superblock.durable).collect();
+    for number in unflushed {
+        let path = dir.join(format::extent_name(number));
+        let opened = io.complete(IoOp::Open { path, mode: OpenMode::ReadWrite, direct: true }).map_err(refusal)?;
+        if let IoOutput::File(file) = opened {
+            let flushed = io.complete(IoOp::SyncData { file });
+            io.complete(IoOp::Close { file }).and(flushed).map_err(refusal)?;
+        }
+    }
+    io.complete(IoOp::SyncDir { path: dir.to_owned() }).map_err(refusal)?;
+    Ok(())
 }
 
 /// A read that failed is no damage: to fall back for it would give up a checkpoint that is there.
