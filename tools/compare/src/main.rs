@@ -6,8 +6,8 @@
 //!  hop      open loop -> exchange -> count per key -> sink                               2 workers, from the intended time
 //!  nexmark  events -> query -> rows, hashed                                              1 and 2 workers
 //! ```
-//! `cargo run --release --manifest-path tools/compare/Cargo.toml -- [--quick --json --only=rolling --keys=N --query=q5 --workers=1]`, from the root of the repository,
-//! so that the figures come into its report. Runs are interleaved (ours, theirs, ours, theirs), the median counts, and all must come to
+//! `cargo run --release --manifest-path tools/compare/Cargo.toml -- [--quick --json --only=rolling --keys=N --query=q5 --workers=1]`, from the root
+//! of the repository, so that the figures come into its report. Runs are interleaved (ours, theirs, ours, theirs), the median counts, and all must come to
 //! the same sum. Another engine is one more implementation of `Peer`; another workload is one more method of it.
 #![allow(clippy::disallowed_methods, reason = "a bench reads clocks and starts threads itself")]
 
