@@ -45,6 +45,14 @@ struct Run {
     refused: u64,
 }
 
+impl Run {
+    fn account(&mut self, job: &JobHandle) {
+        let status = job.status();
+        self.checkpoints += status.checkpoints.completed;
+        self.attempts += u64::from(status.attempt);
+    }
+}
+
 struct Scenario {
     rng: Rng,
     machine: Simulation,
@@ -88,7 +96,7 @@ impl Scenario {
             let steps = self.rng.below(steps);
             if let Some(job) = self.start()? {
                 self.machine.run_until_done(steps);
-                self.account(&job);
+                self.run.account(&job);
             }
             self.workload.check_partial(&self.machine).map_err(|error| format!("before a crash: {error}"))?;
             self.machine.crash();
@@ -98,7 +106,7 @@ impl Scenario {
         self.machine.disk().heal();
         let job = self.machine.submit(self.workload.job(), self.options.clone()).map_err(|error| error.to_string())?;
         let end = self.machine.run_until_done(STEPS_MAX);
-        self.account(&job);
+        self.run.account(&job);
         if end != SimEnd::Done || job.status().state != JobState::Finished {
             return Err(format!("it ended with {end:?}: {:?}", job.status()));
         }
@@ -124,12 +132,6 @@ impl Scenario {
     fn restart(&mut self) {
         let slots = slots(&mut self.rng);
         self.machine.restart(slots);
-    }
-
-    fn account(&mut self, job: &JobHandle) {
-        let status = job.status();
-        self.run.checkpoints += status.checkpoints.completed;
-        self.run.attempts += u64::from(status.attempt);
     }
 }
 

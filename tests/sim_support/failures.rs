@@ -97,7 +97,7 @@ impl Failures {
         self.troubles().end();
         let job = self.machine.submit(self.workload.job(), self.options.clone()).map_err(|error| error.to_string())?;
         let end = self.machine.run_until_done(STEPS_MAX);
-        self.account(&job);
+        self.run.account(&job);
         if end != SimEnd::Done || job.status().state != JobState::Finished {
             return Err(format!("it ended with {end:?}: {:?}", job.status()));
         }
@@ -131,7 +131,7 @@ impl Failures {
                 self.watch(&mut watched)?;
                 self.act(&mut watched);
             }
-            self.account(&watched.job);
+            self.run.account(&watched.job);
             if watched.job.has_ended() {
                 let state = watched.job.status().state;
                 return self.ended("after a job").map_err(|error| format!("{error}; the job was {state:?}"));
@@ -297,12 +297,6 @@ impl Failures {
 
     fn troubles(&self) -> &Arc<Troubles> {
         &self.workload.troubles
-    }
-
-    fn account(&mut self, job: &JobHandle) {
-        let status = job.status();
-        self.run.checkpoints += status.checkpoints.completed;
-        self.run.attempts += u64::from(status.attempt);
     }
 }
 
