@@ -7,6 +7,7 @@
 //! not. Times are those from submitting the job to its end. A wrong checksum ends the bench. `--only=q5,q7` runs these alone.
 #![allow(clippy::disallowed_methods, reason = "a bench reads clocks itself")]
 
+mod job;
 mod kernels;
 #[path = "../support/median.rs"]
 mod median;
@@ -14,11 +15,9 @@ mod median;
 mod support;
 
 use median::median;
-use millstream::engine::{Engine, JobOptions};
+use millstream::engine::Engine;
 use millstream::nexmark::{Body, Generator, Nexmark, Query};
 use millstream::numbered::Origin;
-use millstream::rows::Rows;
-use millstream::sink::{Checksum, RowSum};
 use std::hint::black_box;
 use std::time::Instant;
 use support::{Bench, Figure};
@@ -93,22 +92,11 @@ fn against_kernel(engine: &Engine, query: Query, nexmark: &Nexmark, size: &Size)
         let expected = kernels::answer(query, &mut events);
         rates[1].push(size.events as f64 / begun.elapsed().as_micros() as f64);
         drop(events);
-        let (found, rate) = run(engine, nexmark, size.events);
+        let (found, took) = job::run(engine, nexmark);
         assert_eq!(found, expected, "{query:?} and its kernel differ");
-        rates[0].push(rate);
+        rates[0].push(size.events as f64 / took.as_micros() as f64);
     }
     rates.map(|mut rates| median(rates.len(), || rates.pop().expect("as many as runs")))
-}
-
-/// The rows, and M events/s.
-fn run(engine: &Engine, nexmark: &Nexmark, events: u64) -> (RowSum, f64) {
-    let sum = Checksum::default();
-    let job = nexmark.job("nexmark", &Rows::Hashed(sum.clone()));
-    let options = JobOptions { memory_bytes: Some(1 << 30), ..JobOptions::default() };
-    let begun = Instant::now();
-    let handle = engine.submit(job, options).expect("the job is valid");
-    handle.wait().expect("nothing in the job fails");
-    (sum.sum(), events as f64 / begun.elapsed().as_micros() as f64)
 }
 
 /// What the source gives when nothing is done with it, and how large what it reads is.

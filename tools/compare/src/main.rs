@@ -13,6 +13,8 @@
 
 #[path = "../../../benches/support/hiccup.rs"]
 mod hiccup;
+#[path = "../../../benches/nexmark/job.rs"]
+mod job;
 #[path = "../../../benches/nexmark/kernels.rs"]
 mod kernels;
 #[path = "../../../benches/support/median.rs"]

@@ -4,18 +4,17 @@
 //!  events of one split per worker -> query -> rows, hashed      1 and 2 workers
 //! ```
 //! Both densities of event time, since they decide how much a window holds; one pass over a pool that no cache holds, and a small one
-//! again and again. One worker is held against a hand-written loop, too. Times are those from submitting the job, or from building the dataflow, to its end: workers and slots run before.
-//! `--query=q5,q7` runs these alone, `--workers=1` these workers.
+//! again and again. One worker is held against a hand-written loop, too. Times are those from submitting the job, or from building the
+//! dataflow, to its end: workers and slots run before. `--query=q5,q7` runs these alone, `--workers=1` these workers.
 
 use crate::median::median;
 use crate::peer::Peer;
 use crate::support::{Bench, Figure};
-use crate::{interleaved, is_asked, kernels};
-use millstream::engine::{Engine, JobOptions};
+use crate::{interleaved, is_asked, job, kernels};
+use millstream::engine::Engine;
 use millstream::nexmark::{Generator, Nexmark, Query};
 use millstream::numbered::Origin;
-use millstream::rows::Rows;
-use millstream::sink::{Checksum, RowSum};
+use millstream::sink::RowSum;
 use std::time::{Duration, Instant};
 
 /// Events per second of event time: nexmark-flink's two configurations.
@@ -85,7 +84,7 @@ fn query_figure(
     let rate = |(rows, took): (RowSum, Duration)| (rows, events.count as f64 / took.as_secs_f64() / 1e6);
     let mut by_hand = Vec::new();
     let ours = || {
-        let (rows, own) = rate(ours(engine, &fresh()));
+        let (rows, own) = rate(job::run(engine, &fresh()));
         if events.splits == 1 {
             let (mut events, begun) = (fresh().events(0), Instant::now());
             let (found, kernel) = rate((kernels::answer(query, &mut events), begun.elapsed()));
@@ -97,15 +96,4 @@ fn query_figure(
     let [ours, theirs] = interleaved(runs, ours, || peer.nexmark(query, &fresh(), events.splits).map(rate))?;
     let kernel = (!by_hand.is_empty()).then(|| median(runs, || by_hand.pop().unwrap_or_default()));
     Some(Figure { limit: Some(theirs), kernel, goal: Some(GOAL), ..Figure::new("", "events", ours, "M/s") })
-}
-
-/// As a job.
-fn ours(engine: &Engine, nexmark: &Nexmark) -> (RowSum, Duration) {
-    let sum = Checksum::default();
-    let job = nexmark.job("nexmark", &Rows::Hashed(sum.clone()));
-    let options = JobOptions { memory_bytes: Some(1 << 30), ..JobOptions::default() };
-    let begun = Instant::now();
-    let handle = engine.submit(job, options).expect("the job is valid");
-    handle.wait().expect("nothing in the job fails");
-    (sum.sum(), begun.elapsed())
 }
