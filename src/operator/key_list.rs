@@ -1,37 +1,44 @@
-//! Keys side by side, each with the slices it has, to be gone through in the order of their bytes.
+//! Keys side by side, each with a slice it has, to be gone through in the order of their bytes.
 
 use crate::record::Key;
+use crate::state::Spot;
 
-/// Which slices of a window a key has, counted from the window's last. Of windows with more slices than it can say: all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Slices(u64);
+/// Which of a window's slices a key has: so many of them lie behind it. Of windows with more slices than it can say: any of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Behind(u8);
 
-impl Slices {
-    const BITS: u32 = 48;
-    /// Any of them.
-    pub const ALL: Self = Self((1 << Self::BITS) - 1);
-    pub const NONE: Self = Self(0);
+impl Behind {
+    /// Any of the window's slices.
+    pub const ANY: Self = Self((1 << Self::BITS) - 1);
+    const BITS: u32 = 6;
 
     /// The slice that so many of the window's `count` slices lie behind.
     #[inline]
-    pub fn one(behind: i64, count: usize) -> Self {
-        if count <= Self::BITS as usize { Self(1 << behind) } else { Self::ALL }
+    pub fn new(behind: i64, count: usize) -> Self {
+        if count <= usize::from(Self::ANY.0) { Self(behind as u8) } else { Self::ANY }
     }
 
-    /// Whether the key may have the slice that so many of the window's slices lie behind.
+    /// How many slices lie behind it, if that is known.
     #[inline]
-    pub fn may_have(self, behind: usize) -> bool {
-        self == Self::ALL || self.0 >> behind & 1 == 1
-    }
-
-    /// These and others.
-    #[inline]
-    pub fn and(self, others: Self) -> Self {
-        Self(self.0 | others.0)
+    pub fn count(self) -> Option<i64> {
+        (self != Self::ANY).then_some(i64::from(self.0))
     }
 }
 
-/// Some keys. Each is kept as a word with its length and its slices, and its bytes, aligned to 8 as every fixed key type needs it.
+/// A slice of a key, and where its accumulator was when it was listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct KeySlice {
+    pub behind: Behind,
+    pub spot: Spot,
+}
+
+impl KeySlice {
+    /// Any of a window's slices.
+    pub const ANY: Self = Self { behind: Behind::ANY, spot: Spot::UNKNOWN };
+}
+
+/// Some keys, each once for every slice it has. Each is kept as a word with its length and its slice, and its bytes, aligned to 8 as every fixed
+/// key type needs it.
 #[derive(Debug, Default)]
 pub(super) struct KeyList {
     words: Vec<u64>,
@@ -41,9 +48,14 @@ pub(super) struct KeyList {
 
 impl KeyList {
     /// Adds a key at the end.
-    pub fn push(&mut self, key: &[u8], slices: Slices) {
+    #[inline]
+    pub fn push(&mut self, key: &[u8], slice: KeySlice) {
+        let first_word = key.len() as u64 | u64::from(slice.behind.0) << LEN_BITS | slice.spot.to_bits() << SPOT_SHIFT;
+        if let Ok(word) = <[u8; 8]>::try_from(key) {
+            return self.words.extend([first_word, u64::from_ne_bytes(word)]);
+        }
         let first = self.words.len();
-        self.words.push(key.len() as u64 | slices.0 << LEN_BITS);
+        self.words.push(first_word);
         self.words.resize(first + 1 + key.len().div_ceil(8), 0);
         bytemuck::cast_slice_mut(&mut self.words[first + 1..])[..key.len()].copy_from_slice(key);
     }
@@ -61,7 +73,7 @@ impl KeyList {
         self.words.extend_from_slice(&other.words);
     }
 
-    /// How many keys there are in order.
+    /// How many keys there are in order, each as often as it has slices.
     pub fn len(&self) -> usize {
         self.sorted.len()
     }
@@ -77,9 +89,9 @@ impl KeyList {
         self.words.len() * 8
     }
 
-    /// Puts the keys in the order of their bytes, each once, with all of its slices.
+    /// Puts the keys in the order of their bytes, those of one key in the order of their slices, the oldest first. Each slice is kept once.
     pub fn sort(&mut self) {
-        let (words, sorted) = (&mut self.words, &mut self.sorted);
+        let (words, sorted) = (&self.words, &mut self.sorted);
         sorted.clear();
         let mut at = 0;
         while at < words.len() {
@@ -88,15 +100,13 @@ impl KeyList {
             sorted.push((if len == 0 { 0 } else { u64::from_be(words[at + 1]) }, at as u32));
             at += 1 + len.div_ceil(8);
         }
+        let behind = |at: u32| behind_of(words[at as usize]);
         sorted.sort_unstable_by(|&(a_begins, a), &(b_begins, b)| {
-            a_begins.cmp(&b_begins).then_with(|| bytes_at(words, a).cmp(bytes_at(words, b)))
+            let by_key = a_begins.cmp(&b_begins).then_with(|| bytes_at(words, a).cmp(bytes_at(words, b)));
+            by_key.then_with(|| behind(b).cmp(&behind(a)))
         });
-        sorted.dedup_by(|&mut (again_begins, again), &mut (first_begins, first)| {
-            let is_same = again_begins == first_begins && bytes_at(words, again) == bytes_at(words, first);
-            if is_same {
-                words[first as usize] |= words[again as usize];
-            }
-            is_same
+        sorted.dedup_by(|&mut (_, again), &mut (_, first)| {
+            is_same(words, first, again) && behind(again) == behind(first)
         });
     }
 
@@ -104,22 +114,50 @@ impl KeyList {
     ///
     /// # Panics
     /// Asserts that the keys are of this type.
-    pub fn nth<K: Key + ?Sized>(&self, nth: usize) -> Option<(&K, Slices)> {
+    #[inline]
+    pub fn nth<K: Key + ?Sized>(&self, nth: usize) -> Option<&K> {
         let (_, at) = *self.sorted.get(nth)?;
-        Some((key_at(&self.words, at), Slices(self.words[at as usize] >> LEN_BITS)))
+        Some(key_at(&self.words, at))
+    }
+
+    /// The slices of the `nth` key in order, if that is the first of the same.
+    #[inline]
+    pub fn slices_of(&self, nth: usize) -> impl Iterator<Item = KeySlice> + Clone {
+        let of_key = &self.sorted[nth.min(self.sorted.len())..];
+        let first = of_key.first().map_or(0, |&(_, at)| at);
+        let same = of_key.iter().take_while(move |&&(_, at)| at == first || is_same(&self.words, first, at));
+        same.map(|&(_, at)| {
+            let word = self.words[at as usize];
+            KeySlice { behind: behind_of(word), spot: Spot::from_bits(word >> SPOT_SHIFT) }
+        })
     }
 }
 
 /// The bits of a key's first word that hold its length: keys of a state are at most 2 KiB long.
-const LEN_BITS: u32 = 64 - Slices::BITS;
+const LEN_BITS: u32 = 12;
+const SPOT_SHIFT: u32 = LEN_BITS + Behind::BITS;
+const _: () = assert!(SPOT_SHIFT + Spot::BITS == u64::BITS);
 
 fn len_of(first_word: u64) -> usize {
     (first_word & ((1 << LEN_BITS) - 1)) as usize
 }
 
+fn behind_of(first_word: u64) -> Behind {
+    Behind((first_word >> LEN_BITS) as u8 & Behind::ANY.0)
+}
+
 fn bytes_at(words: &[u64], at: u32) -> &[u8] {
     let (len, rest) = words[at as usize..].split_first().expect("every key begins with its length");
     &bytemuck::cast_slice(rest)[..len_of(*len)]
+}
+
+#[inline]
+fn is_same(words: &[u64], a: u32, b: u32) -> bool {
+    let len = len_of(words[a as usize]);
+    // Of most keys one word says it.
+    len == len_of(words[b as usize])
+        && (len == 0 || words[a as usize + 1] == words[b as usize + 1])
+        && (len <= 8 || bytes_at(words, a) == bytes_at(words, b))
 }
 
 fn key_at<K: Key + ?Sized>(words: &[u64], at: u32) -> &K {
@@ -130,32 +168,54 @@ fn key_at<K: Key + ?Sized>(words: &[u64], at: u32) -> &K {
 mod tests {
     use super::*;
 
-    #[test]
-    fn keys_come_once_in_the_order_of_their_bytes() {
-        let mut list = KeyList::default();
-        let keys = ["b", "", "a longer key than a word", "a", "b", "a\0", "\0", "a longer kez"];
-        keys.into_iter().zip(0..).for_each(|(key, behind)| list.push(key.as_bytes(), Slices::one(behind, 8)));
-        list.sort();
-        let keys: Vec<(&str, Slices)> = (0..).map_while(|nth| list.nth::<str>(nth)).collect();
-        let one = |behind| Slices::one(behind, 8);
-        assert_eq!(
-            keys,
-            [
-                ("", one(1)),
-                ("\0", one(6)),
-                ("a", one(3)),
-                ("a\0", one(5)),
-                ("a longer key than a word", one(2)),
-                ("a longer kez", one(7)),
-                ("b", one(0).and(one(4)))
-            ]
-        );
+    fn one(behind: i64) -> KeySlice {
+        KeySlice { behind: Behind::new(behind, 8), spot: Spot::UNKNOWN }
     }
 
     #[test]
-    fn of_windows_with_many_slices_a_key_may_have_all() {
-        let few = Slices::one(47, 48);
-        assert!(few.may_have(47) && !few.may_have(46) && !Slices::NONE.may_have(0));
-        assert!((0..2_000).all(|behind| Slices::one(1_999, 2_000).may_have(behind)));
+    fn keys_come_in_the_order_of_their_bytes_with_each_of_their_slices_once() {
+        let mut list = KeyList::default();
+        let keys =
+            ["b", "", "a longer key than a word", "a", "b", "a\0", "\0", "a longer kez", "b", "as long!", "as long?"];
+        keys.into_iter()
+            .zip([0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2])
+            .for_each(|(key, behind)| list.push(key.as_bytes(), one(behind)));
+        list.sort();
+        let mut sorted = Vec::new();
+        while let Some(key) = list.nth::<str>(sorted.iter().map(|(_, slices): &(&str, Vec<_>)| slices.len()).sum()) {
+            let nth = sorted.iter().map(|(_, slices)| slices.len()).sum();
+            sorted.push((key, list.slices_of(nth).collect()));
+        }
+        let expected = [
+            ("", vec![one(1)]),
+            ("\0", vec![one(6)]),
+            ("a", vec![one(3)]),
+            ("a\0", vec![one(5)]),
+            ("a longer key than a word", vec![one(2)]),
+            ("a longer kez", vec![one(7)]),
+            ("as long!", vec![one(1)]),
+            ("as long?", vec![one(2)]),
+            ("b", vec![one(4), one(0)]),
+        ];
+        assert_eq!(sorted, expected);
+    }
+
+    #[test]
+    fn of_windows_with_many_slices_a_key_may_have_any() {
+        assert_eq!(Behind::new(62, 63).count(), Some(62));
+        assert!((0..2_000).all(|behind| Behind::new(behind, 2_000).count().is_none()));
+    }
+
+    #[test]
+    fn a_key_keeps_where_its_slice_lies() {
+        let mut list = KeyList::default();
+        for (key, bits) in [("short", 0), ("as long!", (1 << Spot::BITS) - 1), ("longer than a word", 12_345 << 14 | 7)]
+        {
+            let slice = KeySlice { behind: Behind::new(5, 8), spot: Spot::from_bits(bits) };
+            list.push(key.as_bytes(), slice);
+        }
+        list.sort();
+        let spots: Vec<_> = (0..3).flat_map(|nth| list.slices_of(nth)).map(|slice| slice.spot.to_bits()).collect();
+        assert_eq!(spots, [(1 << Spot::BITS) - 1, 12_345 << 14 | 7, 0]);
     }
 }

@@ -12,7 +12,7 @@
 //! by the clock of the record's split, and records that fall between windows (slide larger than size) are counted.
 
 use super::aggregate::Aggregate;
-use super::key_list::{KeyList, Slices};
+use super::key_list::{Behind, KeyList, KeySlice};
 use super::keyed::{KeyedRecord, KeyedStage};
 use super::output::SideGate;
 use super::window_ends::{Listed, Relisting, WindowEnds};
@@ -22,7 +22,7 @@ use crate::graph::{BuildContext, BuildError};
 use crate::metrics::{LossReason, OperatorCounters};
 use crate::record::{Key, Record, Stamp};
 use crate::state::{
-    Both, Hashed, KeyGroup, LOOK_AHEAD, NamespacedState, Place, Seen, StateBackend, StateError, next_group,
+    Both, Hashed, KeyGroup, LOOK_AHEAD, NamespacedState, Place, Seen, Spot, StateBackend, StateError, next_group,
 };
 use crate::time::{EventTimeMs, Watermark};
 use crate::window::{Slice, SlicedWindows, TimeWindow, WindowResult};
@@ -53,6 +53,7 @@ struct SliceHeader {
 /// The windows that end at one time in one key group, while they fire.
 struct Firing {
     at: EventTimeMs,
+    window: TimeWindow,
     group: KeyGroup,
     keys: KeyList,
     /// The next of the keys.
@@ -147,7 +148,7 @@ where
         let mut is_first = false;
         let slice = SliceKey { start, missed: missed as u64 };
         let place = if missed == 0 { place } else { self.slices.place(&key, &slice) };
-        let seen = self.slices.add_at(place, &key, &slice, |stored| {
+        let (seen, spot) = self.slices.add_at(place, &key, &slice, |stored| {
             let mut entry = stored.unwrap_or_else(|| Both(SliceHeader::default(), aggregate.create()));
             is_first = entry.0.holds == 0;
             entry.0.holds = 1;
@@ -167,54 +168,79 @@ where
         }
         // The first window these records count in; each window that fires sets the end of the next.
         let window = self.windows.window_ending(self.slice.end_of(missed));
-        let slices = Slices::one(self.slice.slices_behind(missed), self.windows.slices_per_window());
-        self.ends.add(&key, window.max_timestamp(), slices, seen == Seen::Whole)
+        let behind = Behind::new(self.slice.slices_behind(missed), self.windows.slices_per_window());
+        // Where an accumulator of those that missed windows lies says nothing of the slice.
+        let spot = if missed == 0 { spot } else { Spot::UNKNOWN };
+        self.ends.add(&key, window.max_timestamp(), KeySlice { behind, spot }, seen == Seen::Whole)
     }
 
-    /// Fires the window of a key that ends with `at` and holds these slices; answers which of them the next window holds.
-    fn fire(&mut self, cx: &mut ChainContext<'_>, key: Hashed<'_, K>, at: EventTimeMs, slices: Slices) -> Slices {
-        let window = self.windows.window_ending(at.0 + 1);
-        let next_start = window.start + self.windows.slide_ms();
-        let mut merged: Option<A::Accumulator> = None;
-        let count = self.windows.slices_per_window();
-        let mut next_slices = Slices::NONE;
-        for (start, behind) in self.windows.slices(window).zip((0..count).rev()) {
-            if !slices.may_have(behind) {
-                continue;
-            }
-            let is_last = start < next_start;
-            let Some(whole) = self.slice_of(&key, SliceKey { start, missed: 0 }, is_last) else { continue };
-            if whole.0.holds == 1 {
-                self.merge(&mut merged, whole.1);
-            }
-            if whole.0.missed_max > 0 {
-                // The accumulators of records that missed no more windows than have ended before this one.
-                let first_end = self.windows.first_end(start).unwrap_or(window.end);
-                let may_miss = (window.end - first_end) / self.windows.slide_ms();
-                for missed in 1..=u64::from(whole.0.missed_max).min(may_miss as u64) {
-                    if let Some(part) = self.slice_of(&key, SliceKey { start, missed }, is_last) {
-                        self.merge(&mut merged, part.1);
+    /// Fires the window that ends with `at` of the next of the keys; answers how many of the list that was.
+    fn fire(&mut self, cx: &mut ChainContext<'_>, firing: &Firing) -> Option<usize> {
+        let Firing { window, group, keys, next, .. } = firing;
+        let slice_ms = self.windows.slice_ms();
+        let key: &K = keys.nth(*next)?;
+        let (mut merged, mut listed) = (None, 0);
+        for slice in keys.slices_of(*next) {
+            listed += 1;
+            match slice.behind.count() {
+                Some(behind) => {
+                    let start = window.end - (behind + 1) * slice_ms;
+                    self.fire_slice(&mut merged, key, *group, *window, start, slice.spot);
+                }
+                // It stands for all of them: it is the first and the only one.
+                None => {
+                    for start in self.windows.slices(*window) {
+                        self.fire_slice(&mut merged, key, *group, *window, start, slice.spot);
                     }
                 }
             }
-            if !is_last {
-                next_slices = next_slices.and(Slices::one(behind as i64 + self.windows.slices_per_slide(), count));
-            }
         }
         if let Some(accumulator) = merged {
-            self.emit(cx, key.key, window, &accumulator);
+            self.emit(cx, key, *window, &accumulator);
         }
-        next_slices
+        Some(listed)
     }
 
-    /// What is stored of a slice; the last window that holds it takes it out.
-    fn slice_of(
+    /// Merges what a slice of a window holds, and lists it for the next window, or takes it out if there is none that holds it.
+    fn fire_slice(
         &mut self,
-        key: &Hashed<'_, K>,
-        slice: SliceKey,
-        is_last: bool,
-    ) -> Option<Both<SliceHeader, A::Accumulator>> {
-        if is_last { self.slices.take(key, &slice) } else { self.slices.get(key, &slice) }
+        merged: &mut Option<A::Accumulator>,
+        key: &K,
+        group: KeyGroup,
+        window: TimeWindow,
+        start: i64,
+        spot: Spot,
+    ) {
+        let is_last = start < window.start + self.windows.slide_ms();
+        let whole = SliceKey { start, missed: 0 };
+        let found = match is_last {
+            true => self.slices.take_there(spot, key, group, &whole).map(|whole| (whole, spot)),
+            false => self.slices.get_there(spot, key, group, &whole),
+        };
+        let Some((Both(header, accumulator), spot)) = found else { return };
+        if header.holds == 1 {
+            self.merge(merged, accumulator);
+        }
+        if header.missed_max > 0 {
+            // The accumulators of records that missed no more windows than have ended before this one.
+            let first_end = self.windows.first_end(start).unwrap_or(window.end);
+            let may_miss = (window.end - first_end) / self.windows.slide_ms();
+            for missed in 1..=u64::from(header.missed_max).min(may_miss as u64) {
+                let slice = SliceKey { start, missed };
+                let part = match is_last {
+                    true => self.slices.take_there(Spot::UNKNOWN, key, group, &slice),
+                    false => self.slices.get_there(Spot::UNKNOWN, key, group, &slice).map(|(part, _)| part),
+                };
+                if let Some(part) = part {
+                    self.merge(merged, part.1);
+                }
+            }
+        }
+        if !is_last {
+            let behind = (window.end - start) / self.windows.slice_ms() - 1 + self.windows.slices_per_slide();
+            let behind = Behind::new(behind, self.windows.slices_per_window());
+            self.going_on.push(key.bytes(), KeySlice { behind, spot });
+        }
     }
 
     fn merge(&self, merged: &mut Option<A::Accumulator>, part: A::Accumulator) {
@@ -257,7 +283,8 @@ where
             }
         };
         keys.sort();
-        Ok(Some(Firing { at, group, keys, next: 0 }))
+        let window = self.windows.window_ending(at.0 + 1);
+        Ok(Some(Firing { at, window, group, keys, next: 0 }))
     }
 
     /// Fires at most `keys_max` keys, and keeps the others for later; answers how many of the allowed keys are used up: all if it cannot go on.
@@ -267,17 +294,15 @@ where
         mut firing: Firing,
         keys_max: usize,
     ) -> Result<usize, StateError> {
-        let Firing { at, group, next: first, .. } = firing;
-        while let Some((key, slices)) = firing.keys.nth::<K>(firing.next)
-            && firing.next - first < keys_max
+        let Firing { at, group, .. } = firing;
+        let mut fired = 0;
+        while fired < keys_max
             && !self.next.is_blocked()
             && cx.failure.is_none()
+            && let Some(listed) = self.fire(cx, &firing)
         {
-            let next_slices = self.fire(cx, Hashed::in_group(key, group), at, slices);
-            if next_slices != Slices::NONE {
-                self.going_on.push(key.bytes(), next_slices);
-            }
-            firing.next += 1;
+            firing.next += listed;
+            fired += 1;
         }
         self.ends.add_all(group, EventTimeMs(at.0 + self.windows.slide_ms()), &mut self.going_on)?;
         if firing.next < firing.keys.len() {
@@ -287,7 +312,7 @@ where
         self.ends.remove(at, group);
         self.ends.keep(firing.keys);
         self.slices.release_empty(group);
-        Ok(firing.next - first)
+        Ok(fired)
     }
 
     /// The keys of a group that have slices in the windows that end with `at`; those in windows that end later are listed in `later`.
@@ -302,15 +327,18 @@ where
         let mut keys = KeyList::default();
         let (count, slice_ms) = (windows.slices_per_window(), windows.slice_ms());
         let mut later_slice = windows.slice_at(window.end);
-        slices.for_each_key(group, |key, SliceKey { start, missed }| match &mut later {
+        slices.for_each_spot(group, |key, SliceKey { start, missed }, spot| match &mut later {
             _ if missed > 0 || start < window.start => {}
-            _ if start < window.end => keys.push(key, Slices::one((window.end - start) / slice_ms - 1, count)),
+            _ if start < window.end => {
+                let behind = Behind::new((window.end - start) / slice_ms - 1, count);
+                keys.push(key, KeySlice { behind, spot });
+            }
             None => {}
             Some(later) => {
                 if later_slice.start != start {
                     later_slice = windows.slice_at(start);
                 }
-                ends.list_later(later, &later_slice, count, key);
+                ends.list_later(later, &later_slice, count, key, spot);
             }
         })?;
         Ok(keys)

@@ -8,10 +8,10 @@
 //!
 //! Here: what is due, in the order of time, then of key groups. Not here: firing (`window_aggregate`).
 
-use super::key_list::{KeyList, Slices};
+use super::key_list::{Behind, KeyList, KeySlice};
 use crate::memory::{MemoryBudget, Reservation};
 use crate::record::Key;
-use crate::state::{Hashed, KeyGroup, StateError, Timers};
+use crate::state::{Hashed, KeyGroup, Spot, StateError, Timers};
 use crate::time::{EventTimeMs, Watermark};
 use crate::window::Slice;
 use std::collections::BTreeMap;
@@ -86,12 +86,12 @@ impl<K: Key + ?Sized> WindowEnds<K> {
         }
     }
 
-    /// A window of `key` ends with `at`, its last millisecond, and holds these slices. `is_first`: this is said once for each of its slices, so
+    /// A window of `key` ends with `at`, its last millisecond, and holds this slice. `is_first`: this is said once for each of its slices, so
     /// that the list stays complete; otherwise it may be said for every record, and keys are found by their slices.
-    pub fn add(&mut self, key: &Hashed<K>, at: EventTimeMs, slices: Slices, is_first: bool) -> Result<(), StateError> {
+    pub fn add(&mut self, key: &Hashed<K>, at: EventTimeMs, slice: KeySlice, is_first: bool) -> Result<(), StateError> {
         let (keys, listed_bytes) = self.keys_of(key, at, is_first)?;
         match keys {
-            Listed::Keys(_) if is_first => keys.push(key.key.bytes(), slices, listed_bytes),
+            Listed::Keys(_) if is_first => keys.push(key.key.bytes(), slice, listed_bytes),
             Listed::Keys(_) => keys.give_up(listed_bytes),
             Listed::Unknown | Listed::GivenUp => {}
         }
@@ -127,7 +127,7 @@ impl<K: Key + ?Sized> WindowEnds<K> {
             Entry::Vacant(pending) => {
                 timers.set(key, at)?;
                 let mut carriers = spare.pop().unwrap_or_default();
-                carriers.push(key.key.bytes(), Slices::NONE);
+                carriers.push(key.key.bytes(), KeySlice::ANY);
                 let mut keys = if is_first { Listed::Unknown } else { Listed::GivenUp };
                 if is_first && memory.has_room() {
                     keys = Listed::Keys(spare.pop().unwrap_or_default());
@@ -169,7 +169,14 @@ impl<K: Key + ?Sized> WindowEnds<K> {
     }
 
     /// A key has this slice, which lies behind the window that fires: lists it for the first of its windows that has an end.
-    pub fn list_later(&mut self, relisting: &mut Relisting, slice: &Slice, slices_per_window: usize, key: &[u8]) {
+    pub fn list_later(
+        &mut self,
+        relisting: &mut Relisting,
+        slice: &Slice,
+        slices_per_window: usize,
+        key: &[u8],
+        spot: Spot,
+    ) {
         let at = |nth| EventTimeMs(slice.end_of(nth) - 1);
         let first = (0..slice.windows).find(|&nth| self.pending.contains_key(&(at(nth), relisting.group)));
         let Some(nth) = first else { return };
@@ -178,7 +185,7 @@ impl<K: Key + ?Sized> WindowEnds<K> {
         }
         relisting.found.entry(at(nth)).or_insert_with(|| Listed::Keys(KeyList::default())).push(
             key,
-            Slices::one(slice.slices_behind(nth), slices_per_window),
+            KeySlice { behind: Behind::new(slice.slices_behind(nth), slices_per_window), spot },
             &mut self.memory.listed_bytes,
         );
         while !self.memory.has_room() {
@@ -219,7 +226,7 @@ impl<K: Key + ?Sized> WindowEnds<K> {
     pub fn remove(&mut self, at: EventTimeMs, group: KeyGroup) {
         let Some(Pending { mut carriers, .. }) = self.pending.remove(&(at, group)) else { return };
         carriers.sort();
-        for (key, _) in (0..).map_while(|nth| carriers.nth::<K>(nth)) {
+        for key in (0..).map_while(|nth| carriers.nth::<K>(nth)) {
             self.timers.delete(&Hashed::in_group(key, group), at);
         }
         self.keep(carriers);
@@ -238,7 +245,7 @@ impl<K: Key + ?Sized> WindowEnds<K> {
         self.timers.rebuild();
         (self.memory.listed_bytes, self.pending, self.known_through) = (0, BTreeMap::new(), BTreeMap::new());
         for timer in self.timers.due(EventTimeMs::MAX) {
-            self.pending.entry((timer.at, timer.group())).or_default().carriers.push(timer.key_bytes(), Slices::NONE);
+            self.pending.entry((timer.at, timer.group())).or_default().carriers.push(timer.key_bytes(), KeySlice::ANY);
         }
     }
 }
@@ -261,13 +268,13 @@ impl ListMemory {
 
 impl Listed {
     /// Adds a key, unless the list has become too long.
-    fn push(&mut self, key: &[u8], slices: Slices, listed_bytes: &mut usize) {
+    fn push(&mut self, key: &[u8], slice: KeySlice, listed_bytes: &mut usize) {
         let Self::Keys(keys) = self else { return };
         let before = keys.len_bytes();
         if before >= LIST_BYTES_MAX {
             return self.give_up(listed_bytes);
         }
-        keys.push(key, slices);
+        keys.push(key, slice);
         *listed_bytes += keys.len_bytes() - before;
     }
 
@@ -304,6 +311,11 @@ mod tests {
     /// Their lists take 16 B each.
     const WINDOWS: i64 = 20_000;
 
+    /// The slice of a window of two that so many lie behind.
+    fn one(behind: i64) -> KeySlice {
+        KeySlice { behind: Behind::new(behind, 2), spot: Spot::UNKNOWN }
+    }
+
     /// One key group, its key context, and windows of 2 ms every 1 ms.
     fn ends(budget_bytes: usize) -> (WindowEnds<str>, KeyContext, SlicedWindows) {
         let budget = MemoryBudget::new(budget_bytes);
@@ -317,7 +329,7 @@ mod tests {
     fn restored(ends: &mut WindowEnds<str>, keys: KeyContext, windows: SlicedWindows) {
         for start in 0..WINDOWS {
             let first = windows.slice_at(start).first_end.unwrap();
-            ends.add(&keys.hash("a key"), EventTimeMs(first - 1), Slices::one(0, 2), true).unwrap();
+            ends.add(&keys.hash("a key"), EventTimeMs(first - 1), one(0), true).unwrap();
         }
         ends.rebuild();
     }
@@ -333,7 +345,9 @@ mod tests {
                     looks += 1;
                     let mut later = ends.relist(group);
                     let behind = at.0 + 1..WINDOWS;
-                    behind.for_each(|start| ends.list_later(&mut later, &windows.slice_at(start), 2, b"a key"));
+                    behind.for_each(|start| {
+                        ends.list_later(&mut later, &windows.slice_at(start), 2, b"a key", Spot::UNKNOWN)
+                    });
                     ends.relisted(later);
                     KeyList::default()
                 }
@@ -366,18 +380,19 @@ mod tests {
         let (mut ends, keys, windows) = ends(64 << 20);
         // Windows of 2 ms end with 10, 11, 12. The records of slice 10 were late for the first of its windows, the one that ends with 11.
         let key = keys.hash("a key");
-        ends.add(&key, EventTimeMs(10 - 1), Slices::one(0, 2), true).unwrap();
-        ends.add(&key, EventTimeMs(12 - 1), Slices::one(1, 2), true).unwrap();
+        ends.add(&key, EventTimeMs(10 - 1), one(0), true).unwrap();
+        ends.add(&key, EventTimeMs(12 - 1), one(1), true).unwrap();
         ends.rebuild();
-        ends.add(&key, EventTimeMs(11 - 1), Slices::one(1, 2), true).unwrap();
+        ends.add(&key, EventTimeMs(11 - 1), one(1), true).unwrap();
         let (at, group) = ends.next_due(Watermark::MAX).unwrap();
         assert!(matches!(ends.take_list(at, group), Listed::Unknown));
         let mut later = ends.relist(group);
-        ends.list_later(&mut later, &windows.slice_at(10), 2, b"a key");
+        ends.list_later(&mut later, &windows.slice_at(10), 2, b"a key", Spot::UNKNOWN);
         ends.relisted(later);
         let Listed::Keys(mut listed) = ends.take_list(EventTimeMs(11 - 1), group) else { panic!("the keys are known") };
         listed.sort();
-        assert_eq!(listed.nth::<str>(0), Some(("a key", Slices::one(1, 2).and(Slices::one(0, 2)))));
+        assert_eq!(listed.nth::<str>(0), Some("a key"));
+        assert!(listed.slices_of(0).eq([one(1), one(0)]));
         assert_eq!(ends.memory.listed_bytes, 0);
     }
 
@@ -388,15 +403,17 @@ mod tests {
         let late = WINDOWS - 10;
         for start in (0..WINDOWS).filter(|start| *start != late) {
             let first = windows.slice_at(start).first_end.unwrap();
-            ends.add(&key, EventTimeMs(first - 1), Slices::one(0, 2), true).unwrap();
+            ends.add(&key, EventTimeMs(first - 1), one(0), true).unwrap();
         }
         ends.rebuild();
-        ends.add(&key, EventTimeMs(late), Slices::one(1, 2), true).unwrap();
+        ends.add(&key, EventTimeMs(late), one(1), true).unwrap();
         let (at, group) = ends.next_due(Watermark::MAX).unwrap();
         assert!(matches!(ends.take_list(at, group), Listed::Unknown));
         let mut later = ends.relist(group);
         // As pages give them: in any order, also from the last to the first.
-        (at.0 + 1..WINDOWS).rev().for_each(|start| ends.list_later(&mut later, &windows.slice_at(start), 2, b"a key"));
+        (at.0 + 1..WINDOWS)
+            .rev()
+            .for_each(|start| ends.list_later(&mut later, &windows.slice_at(start), 2, b"a key", Spot::UNKNOWN));
         assert!(later.through < EventTimeMs(late));
         ends.relisted(later);
         assert!(matches!(ends.take_list(EventTimeMs(late), group), Listed::GivenUp));
@@ -406,21 +423,21 @@ mod tests {
     fn keys_that_go_on_together_are_listed_with_those_that_came_alone() {
         let (mut ends, keys, _) = ends(64 << 20);
         let key = keys.hash("b");
-        ends.add(&key, EventTimeMs(9), Slices::one(0, 2), true).unwrap();
+        ends.add(&key, EventTimeMs(9), one(0), true).unwrap();
         for at in [9, 10] {
             let mut going_on = KeyList::default();
-            ["a", "b"].iter().for_each(|key| going_on.push(key.as_bytes(), Slices::one(1, 2)));
+            ["a", "b"].iter().for_each(|key| going_on.push(key.as_bytes(), one(1)));
             ends.add_all(key.group, EventTimeMs(at), &mut going_on).unwrap();
             assert_eq!(going_on.first::<str>(), None);
         }
-        let (one, both) = (Slices::one(1, 2), Slices::one(0, 2).and(Slices::one(1, 2)));
-        for (at, of_b) in [(9, both), (10, one)] {
+        let (last, both) = (vec![one(1)], vec![one(1), one(0)]);
+        for (at, of_b) in [(9, both), (10, last.clone())] {
             let Listed::Keys(mut listed) = ends.take_list(EventTimeMs(at), key.group) else {
                 panic!("nothing is lost")
             };
             listed.sort();
-            let listed: Vec<_> = (0..).map_while(|nth| listed.nth::<str>(nth)).collect();
-            assert_eq!(listed, [("a", one), ("b", of_b)]);
+            assert_eq!((listed.nth::<str>(0), listed.nth::<str>(1)), (Some("a"), Some("b")));
+            assert_eq!((listed.slices_of(0).collect(), listed.slices_of(1).collect()), (last.clone(), of_b));
         }
         assert_eq!(ends.memory.listed_bytes, 0);
     }
@@ -429,7 +446,7 @@ mod tests {
     fn a_list_that_would_become_too_long_by_many_keys_at_once_is_given_up() {
         let (mut ends, keys, _) = ends(64 << 20);
         let (mut going_on, key) = (KeyList::default(), "k".repeat(2_000));
-        (0..10).for_each(|_| going_on.push(key.as_bytes(), Slices::ALL));
+        (0..10).for_each(|_| going_on.push(key.as_bytes(), KeySlice::ANY));
         let group = keys.hash(key.as_str()).group;
         ends.add_all(group, EventTimeMs(9), &mut going_on).unwrap();
         assert!(matches!(ends.take_list(EventTimeMs(9), group), Listed::GivenUp));
@@ -445,9 +462,9 @@ mod tests {
         let nothing_found = ends.relist(group);
         ends.relisted(nothing_found);
         let next = EventTimeMs(at.0 + 1);
-        ends.add(&keys.hash("another key"), next, Slices::one(1, 2), true).unwrap();
+        ends.add(&keys.hash("another key"), next, one(1), true).unwrap();
         let Listed::Keys(mut listed) = ends.take_list(next, group) else { panic!("the keys are known") };
         listed.sort();
-        assert_eq!((listed.nth::<str>(0), listed.nth::<str>(1)), (Some(("another key", Slices::one(1, 2))), None));
+        assert_eq!((listed.nth::<str>(0), listed.nth::<str>(1)), (Some("another key"), None));
     }
 }

@@ -151,7 +151,7 @@ impl Table {
     pub fn delete(&mut self, address: Address) -> bool {
         let Some(entry) = self.find(self.layout, address) else { return false };
         let root = self.root_of(entry);
-        self.remove(entry);
+        self.remove(self.layout, entry);
         if let Some(root) = root {
             self.remove_chunks(address, root);
         }
@@ -173,7 +173,7 @@ impl Table {
             let chunk = self.find(self.layout, Address::of(address.group, chunk_kind(generation), &key));
             // A chunk is missing only where writing stopped.
             let Some(chunk) = chunk else { return };
-            self.remove(chunk);
+            self.remove(self.layout, chunk);
         }
     }
 

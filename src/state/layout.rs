@@ -17,6 +17,11 @@ pub(super) enum Layout {
     Slotted,
 }
 
+/// A state whose layout the compiler knows: what is called with it is specialised.
+pub(super) trait Shaped {
+    const LAYOUT: Layout;
+}
+
 impl Layout {
     /// The layout for keys and values of these lengths.
     pub const fn for_lens(key: Option<usize>, value: Option<usize>) -> Self {

@@ -86,6 +86,7 @@ pub use prefetch::Prefetch;
 pub(crate) use prefetch::{LOOK_AHEAD, Place, next_group};
 pub use reducing_state::ReducingState;
 pub use snapshot::{HarvestProgress, PieceSink};
+pub(crate) use table::Spot;
 pub use timers::{DueTimer, Timers};
 pub use ttl::{StateClock, StateTtl, TtlRefresh, TtlTime};
 pub use value::{ArchivedValue, Both, FixedValue, StateValue};

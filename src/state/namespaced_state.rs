@@ -4,11 +4,11 @@
 
 use super::backend::{Registration, SharedTable};
 use super::entries::{VALUE, check_chunk, is_key};
-use super::layout::Layout;
+use super::layout::{Layout, Shaped};
 use super::prefetch::Place;
 use super::runs::{AddTo, Runs};
 use super::slotted_page::VALUE_LEN_MAX;
-use super::table::Address;
+use super::table::{Address, Spot};
 use super::value_state::{may_be_long, update};
 use super::{FixedValue, Hashed, KeyGroup, StateBackend, StateError, StateValue};
 use crate::record::Key;
@@ -96,7 +96,7 @@ pub enum Seen {
     Part,
 }
 
-impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
+impl<K: Key + ?Sized, N: Pod, V: StateValue> Shaped for NamespacedState<K, N, V> {
     const LAYOUT: Layout = Layout::for_lens(
         match K::FIXED_LEN {
             Some(len) => Some(len + size_of::<N>()),
@@ -104,7 +104,9 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
         },
         V::FIXED_LEN,
     );
+}
 
+impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
     /// Where a value is to be looked for; its neighbourhood is asked for. To be called for the values of a batch before the first is used.
     #[inline(always)]
     pub(crate) fn place(&mut self, key: &Hashed<K>, namespace: &N) -> Place {
@@ -135,16 +137,25 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
     }
 
     /// The value.
-    #[inline]
     pub fn get(&mut self, key: &Hashed<K>, namespace: &N) -> Option<V> {
-        let address = composite(&mut self.scratch, key, namespace);
+        self.get_there(Spot::UNKNOWN, key.key, key.group, namespace).map(|(value, _)| value)
+    }
+
+    /// The value, and where it is; `spot` is where it was. Finding it there takes no hash.
+    #[inline]
+    pub(crate) fn get_there(&mut self, spot: Spot, key: &K, group: KeyGroup, namespace: &N) -> Option<(V, Spot)> {
+        let composite = composite_key(&mut self.scratch, key, namespace);
         let mut table = self.table.borrow_mut();
         match const { Self::LAYOUT } {
             layout @ Layout::Fixed(_) => {
-                let entry = table.find(layout, address)?;
-                V::load(table.value(layout, entry))
+                let there = table.find_there::<Self>(spot, group, composite);
+                let entry = there.or_else(|| table.find_again::<Self>(group, composite))?;
+                Some((V::load(table.value(layout, entry))?, Spot::of(entry)))
             }
-            Layout::Slotted => table.read(address, V::load).flatten(),
+            Layout::Slotted => {
+                let value = table.read(Address::of(group, VALUE, composite), V::load).flatten()?;
+                Some((value, Spot::UNKNOWN))
+            }
         }
     }
 
@@ -156,9 +167,9 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
         change: impl FnOnce(Option<V>) -> Option<V>,
     ) -> Result<(), StateError> {
         let address = composite(&mut self.scratch, key, namespace);
-        let (table, layout) = (&mut *self.table.borrow_mut(), const { Self::LAYOUT });
-        let home = table.home(layout, address.group, address.hash);
-        update(table, layout, home, address, change)
+        let table = &mut *self.table.borrow_mut();
+        let home = table.home(const { Self::LAYOUT }, address.group, address.hash);
+        update::<Self, V>(table, home, address, change).map(drop)
     }
 
     /// Adds to the value: `change` gets the value, or only what was added to it lately, or nothing, and answers what it becomes. Only of a
@@ -171,10 +182,10 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
         change: impl FnMut(Option<V>) -> V,
     ) -> Result<Seen, StateError> {
         let place = self.place(key, namespace);
-        self.add_at(place, key, namespace, change)
+        self.add_at(place, key, namespace, change).map(|(seen, _)| seen)
     }
 
-    /// As `add`, to the value in its place.
+    /// As `add`, to the value in its place. Of a new value it also says where that went.
     #[inline(always)]
     pub(crate) fn add_at(
         &mut self,
@@ -182,8 +193,8 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
         key: &Hashed<K>,
         namespace: &N,
         mut change: impl FnMut(Option<V>) -> V,
-    ) -> Result<Seen, StateError> {
-        let composite = composite_key(&mut self.scratch, key, namespace);
+    ) -> Result<(Seen, Spot), StateError> {
+        let composite = composite_key(&mut self.scratch, key.key, namespace);
         let address = Address { group: key.group, hash, kind: VALUE, key: composite };
         let mut table = self.table.borrow_mut();
         // Where all pages are in memory, one look at the directory is enough.
@@ -192,11 +203,11 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
             if let Some((bytes, is_new)) = table.run_value(const { Self::LAYOUT }, address, value_len)? {
                 let old = if is_new { None } else { V::load(bytes) };
                 change(old).store(bytes);
-                return Ok(Seen::Part);
+                return Ok((Seen::Part, Spot::UNKNOWN));
             }
         }
-        update(&mut table, const { Self::LAYOUT }, home, address, |old| Some(change(old)))?;
-        Ok(Seen::Whole)
+        let new = update::<Self, V>(&mut table, home, address, |old| Some(change(old)))?;
+        Ok((Seen::Whole, new.map_or(Spot::UNKNOWN, Spot::of)))
     }
 
     /// Whether additions need no pages that are not in memory.
@@ -206,11 +217,20 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
 
     /// Calls `each` with the key and namespace of every value in a key group, in no particular order. Reads what is not in memory.
     pub fn for_each_key(&mut self, group: KeyGroup, mut each: impl FnMut(&[u8], N)) -> Result<(), StateError> {
-        self.table.borrow_mut().for_each_of(group, |kind, composite, _| {
+        self.for_each_spot(group, |key, namespace, _| each(key, namespace))
+    }
+
+    /// The same with where each of them is.
+    pub(crate) fn for_each_spot(
+        &mut self,
+        group: KeyGroup,
+        mut each: impl FnMut(&[u8], N, Spot),
+    ) -> Result<(), StateError> {
+        self.table.borrow_mut().for_each_of(group, |spot, kind, composite| {
             if kind == VALUE
                 && let Some((key, namespace)) = composite.split_at_checked(composite.len().wrapping_sub(size_of::<N>()))
             {
-                each(key, bytemuck::pod_read_unaligned(namespace));
+                each(key, bytemuck::pod_read_unaligned(namespace), spot);
             }
         })
     }
@@ -224,16 +244,24 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
 
     /// Removes the value and answers it.
     pub fn take(&mut self, key: &Hashed<K>, namespace: &N) -> Option<V> {
-        let address = composite(&mut self.scratch, key, namespace);
+        self.take_there(Spot::UNKNOWN, key.key, key.group, namespace)
+    }
+
+    /// As `get_there`, and removes it.
+    #[inline]
+    pub(crate) fn take_there(&mut self, spot: Spot, key: &K, group: KeyGroup, namespace: &N) -> Option<V> {
+        let composite = composite_key(&mut self.scratch, key, namespace);
         let mut table = self.table.borrow_mut();
         match const { Self::LAYOUT } {
             layout @ Layout::Fixed(_) => {
-                let entry = table.find(layout, address)?;
+                let there = table.find_there::<Self>(spot, group, composite);
+                let entry = there.or_else(|| table.find_again::<Self>(group, composite))?;
                 let value = V::load(table.value(layout, entry));
-                table.remove(entry);
+                table.remove(layout, entry);
                 value
             }
             Layout::Slotted => {
+                let address = Address::of(group, VALUE, composite);
                 let value = table.read(address, V::load).flatten();
                 table.delete(address);
                 value
@@ -245,12 +273,12 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
 // Always: the length of the whole is a constant for fixed keys where their type is known, and hashing it then is a few instructions.
 #[inline(always)]
 fn composite<'a, K: Key + ?Sized, N: Pod>(scratch: &'a mut Vec<u8>, key: &Hashed<K>, namespace: &N) -> Address<'a> {
-    Address::of(key.group, VALUE, composite_key(scratch, key, namespace))
+    Address::of(key.group, VALUE, composite_key(scratch, key.key, namespace))
 }
 
 #[inline(always)]
-fn composite_key<'a, K: Key + ?Sized, N: Pod>(scratch: &'a mut Vec<u8>, key: &Hashed<K>, namespace: &N) -> &'a [u8] {
-    let (key_bytes, namespace) = (key.key.bytes(), bytemuck::bytes_of(namespace));
+fn composite_key<'a, K: Key + ?Sized, N: Pod>(scratch: &'a mut Vec<u8>, key: &K, namespace: &N) -> &'a [u8] {
+    let (key_bytes, namespace) = (key.bytes(), bytemuck::bytes_of(namespace));
     let key_len = K::FIXED_LEN.unwrap_or(key_bytes.len());
     let len = key_len + namespace.len();
     if scratch.len() != len {

@@ -343,6 +343,12 @@ impl Tags {
     fn open(self) -> u64 {
         zero_bytes(self.0 & !ONES)
     }
+
+    /// The highest bit of each byte whose tag is that of a slot with a key.
+    #[inline(always)]
+    fn live(self) -> u64 {
+        !self.open() & (ONES << 7)
+    }
 }
 
 /// The highest bit of each byte that is zero.
@@ -395,6 +401,31 @@ fn tags(bytes: &PageBytes, grid: Grid, group: usize) -> Tags {
 /// Whether a group has an empty slot, so that no key lies behind it.
 pub(super) fn has_empty(bytes: &PageBytes, grid: Grid, group: usize) -> bool {
     tags(bytes, grid, group).matches(EMPTY) != 0
+}
+
+/// The lanes of a group that hold a key, in order.
+#[inline(always)]
+pub(super) fn live_lanes(bytes: &PageBytes, grid: Grid, group: usize) -> impl Iterator<Item = usize> + use<> {
+    let mut live = tags(bytes, grid, group).live();
+    std::iter::from_fn(move || {
+        let lane = (live != 0).then(|| first_lane(live));
+        live &= live.wrapping_sub(1);
+        lane
+    })
+}
+
+/// The first empty slot for a key of this hash in a page that has one, and no deleted slots.
+#[inline(always)]
+pub(super) fn first_empty(bytes: &PageBytes, grid: Grid, hash: u64) -> SlotAt {
+    let mut group = home_group(hash, grid.groups);
+    for _ in 0..grid.groups {
+        let empty = tags(bytes, grid, group).matches(EMPTY);
+        if empty != 0 {
+            return SlotAt { group, lane: first_lane(empty) };
+        }
+        group = if group + 1 == grid.groups { 0 } else { group + 1 };
+    }
+    unreachable!("a page laid out anew has room for the entries of the old one")
 }
 
 /// Looks for a key; `is_key` compares the key of a slot.

@@ -21,7 +21,7 @@ use super::layout::Layout;
 use super::page::{EMPTY, LISTED, PAGE_LEN, PAGE_LEN_STEP, Page, PageBytes, Probe, SlotAt, block_size, probe, tag_of};
 use super::residency::{Spilled, crc32c, give_up_task, read_buffer};
 use super::slotted_page::{self, CellHead};
-use super::table::{Address, Table, live_slots};
+use super::table::{Address, EntryAt, Spot, Table, live_slots};
 use super::{KeyGroup, KeyGroupRange, StateError};
 use crate::io::{Io, IoToken};
 use crate::memory::Block;
@@ -528,8 +528,8 @@ impl Table {
         }
     }
 
-    /// Calls `each` for every entry of a key group: kind, key, value. Reads what is not in memory.
-    pub fn for_each_of(&mut self, group: KeyGroup, mut each: impl FnMut(u8, &[u8], &[u8])) -> Result<(), StateError> {
+    /// Calls `each` for every entry of a key group: where it is, kind, key. Reads what is not in memory.
+    pub fn for_each_of(&mut self, group: KeyGroup, mut each: impl FnMut(Spot, u8, &[u8])) -> Result<(), StateError> {
         if !self.range.contains(group) {
             return Ok(());
         }
@@ -541,16 +541,16 @@ impl Table {
         if self.has_absent() {
             self.bring_group(directory)?;
         }
-        for at in 0..self.directories.pages_of(directory).len() {
-            let index = self.directories.pages_of(directory)[at] as usize;
+        for nth in 0..self.directories.pages_of(directory).len() {
+            let index = self.directories.pages_of(directory)[nth] as usize;
             if self.is_emptied(index) {
                 continue;
             }
             self.bring_page(index)?;
             let bytes = self.pages[index].bytes();
-            for slot in live_slots(bytes, self.layout) {
-                let (kind, key) = self.layout.key(bytes, slot);
-                each(kind, &bytes[key], &bytes[self.layout.value(bytes, slot)]);
+            for at in live_slots(bytes, self.layout) {
+                let (kind, key) = self.layout.key(bytes, at);
+                each(Spot::of(EntryAt { page: index, at }), kind, &bytes[key]);
             }
         }
         Ok(())

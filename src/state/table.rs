@@ -6,12 +6,13 @@
 //! Invariant: whoever changes a slot calls `touch` first, so that a snapshot in progress keeps the old content.
 
 use super::directory::{Bucket, Directories};
+use super::entries::VALUE;
 use super::fixed_page::FixedShape;
-use super::layout::{Layout, is_same};
+use super::layout::{Layout, Shaped, is_same};
 use super::migrate::Migration;
 use super::page::{
-    DELETED, EMPTY, IMAGE, LANES, LISTED, PAGE_LEN, PAGE_LEN_STEP, Page, PageBytes, Probe, SlotAt, Tags, control_bits,
-    first_lane, has_empty, lane_bit, probe, tag_of,
+    DELETED, EMPTY, Grid, IMAGE, LANES, LISTED, PAGE_LEN, PAGE_LEN_STEP, Page, PageBytes, Probe, SlotAt, Tags,
+    control_bits, first_empty, first_lane, has_empty, lane_bit, live_lanes, probe, tag_of,
 };
 use super::prefetch::Home;
 use super::residency::{Residency, give_up_task};
@@ -21,7 +22,6 @@ use super::stage::StageLog;
 use super::sweep::Sweep;
 use super::{KeyGroup, KeyGroupRange, StateError};
 use crate::memory::{Arena, Block};
-use std::ops::Range;
 
 pub(super) const WHO: &str = "keyed state";
 
@@ -84,6 +84,42 @@ pub(super) struct EntryAt {
     pub at: SlotAt,
 }
 
+/// Where an entry was. Whoever goes there looks at the key: entries move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Spot {
+    page: u32,
+    slot: u16,
+}
+
+impl Spot {
+    /// Nowhere.
+    pub const UNKNOWN: Self = Self { page: u32::MAX, slot: 0 };
+    /// How many bits it takes.
+    pub(crate) const BITS: u32 = 32 + Self::SLOT_BITS;
+    /// A page has at most so many slots.
+    const SLOT_BITS: u32 = 14;
+
+    pub(super) fn of(entry: EntryAt) -> Self {
+        Self { page: entry.page as u32, slot: entry.at.slot() as u16 }
+    }
+
+    pub(crate) fn to_bits(self) -> u64 {
+        u64::from(self.page) << Self::SLOT_BITS | u64::from(self.slot)
+    }
+
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        Self { page: (bits >> Self::SLOT_BITS) as u32, slot: bits as u16 & ((1 << Self::SLOT_BITS) - 1) }
+    }
+}
+
+/// What looking for an entry that is to be changed found.
+enum Sought {
+    /// It is marked as changed; `value` is where its value begins in the page.
+    Changeable { page: usize, value: usize },
+    /// It is not there; this is where it would go, if there is a page with any room.
+    Absent(Option<EntryAt>),
+}
+
 impl Table {
     pub fn new(identity: Identity, layout: Layout, range: KeyGroupRange, arena: Arena) -> Self {
         Self {
@@ -123,22 +159,45 @@ impl Table {
         }
     }
 
+    /// Finds the fixed entry of a key where it was, unless it has moved.
+    #[inline(always)]
+    pub fn find_there<L: Shaped>(&self, spot: Spot, group: KeyGroup, key: &[u8]) -> Option<EntryAt> {
+        let layout @ Layout::Fixed(shape) = (const { L::LAYOUT }) else { return None };
+        let (index, at) = (spot.page as usize, SlotAt::of(usize::from(spot.slot)));
+        let page = self.pages.get(index).filter(|page| !page.bytes().is_empty())?;
+        let (bytes, grid) = (page.bytes(), layout.grid(page.bytes()));
+        // What is in runs belongs to it as well.
+        let is_whole = self.runs.is_none() || !self.directories.is_aside(self.directory_of(group));
+        let is_there = page.group == group.0
+            && at.group < grid.groups
+            && bytes[grid.tag_offset(at)] > DELETED
+            && is_same(&bytes[shape.key(at)], key);
+        (is_whole && is_there).then_some(EntryAt { page: index, at })
+    }
+
+    /// The same of one that has moved.
+    #[inline(never)]
+    pub fn find_again<L: Shaped>(&mut self, group: KeyGroup, key: &[u8]) -> Option<EntryAt> {
+        self.find(const { L::LAYOUT }, Address::of(group, VALUE, key))
+    }
+
     #[inline(always)]
     fn probe_page(&self, layout: Layout, page: usize, address: Address) -> Probe {
         let bytes = self.pages[page].bytes();
         probe(bytes, layout.grid(bytes), address.hash, |at| layout.is_key(bytes, at, address.kind, address.key))
     }
 
-    /// Calls `change` once: with the value of a fixed entry, to be overwritten, or with nothing when there is no such entry. `shape` is that of
-    /// the table's own layout, `home` that of the entry: wherever it leads, an entry is only taken for this one if it has its key.
+    /// Calls `change` once: with the value of a fixed entry, to be overwritten, or with nothing when there is no such entry; then says where it
+    /// would go (`fill`). `L` and `shape` are of the table's own layout, `home` is that of the entry: wherever it leads, an entry is
+    /// only taken for this one if it has its key.
     #[inline(always)]
-    pub fn change<R>(
+    pub fn change<L: Shaped, R>(
         &mut self,
         shape: FixedShape,
         home: Home,
         address: Address,
         change: impl FnOnce(Option<&mut [u8]>) -> R,
-    ) -> R {
+    ) -> (R, Option<EntryAt>) {
         let Address { group, hash, kind, key } = address;
         let (index, control) = (home.page as usize, home.control as usize);
         let mut changeable = None;
@@ -151,14 +210,16 @@ impl Table {
         {
             // Most keys are the first of their tag in their home group, and most changes not the first since the last barrier.
             if control_bits(entries) & lane_bit(lane, self.parity & 1) != 0 {
-                return change(Some(&mut entries[cell.start + shape.key_len..cell.end]));
+                return (change(Some(&mut entries[cell.start + shape.key_len..cell.end])), None);
             }
             self.touch_at(index, control, lane);
-            changeable = Some((index, control + cell.start + shape.key_len));
+            changeable = Some(Sought::Changeable { page: index, value: control + cell.start + shape.key_len });
         }
-        match changeable.or_else(|| self.find_changeable(group, hash, kind, key)) {
-            None => change(None),
-            Some((page, value)) => change(Some(&mut self.pages[page].bytes_mut()[value..value + shape.value_len])),
+        match changeable.unwrap_or_else(|| self.find_changeable::<L>(group, hash, kind, key)) {
+            Sought::Changeable { page, value } => {
+                (change(Some(&mut self.pages[page].bytes_mut()[value..value + shape.value_len])), None)
+            }
+            Sought::Absent(vacancy) => (change(None), vacancy),
         }
     }
 
@@ -171,10 +232,42 @@ impl Table {
     /// Marks an entry as changed; answers its page, and where its value begins there. Takes the parts of an address, because a whole one would be
     /// put together in memory before every change that does not come here.
     #[inline(never)]
-    fn find_changeable(&mut self, group: KeyGroup, hash: u64, kind: u8, key: &[u8]) -> Option<(usize, usize)> {
-        let entry = self.find(self.layout, Address { group, hash, kind, key })?;
-        self.touch(self.layout, entry);
-        Some((entry.page, self.layout.value(self.pages[entry.page].bytes(), entry.at).start))
+    fn find_changeable<L: Shaped>(&mut self, group: KeyGroup, hash: u64, kind: u8, key: &[u8]) -> Sought {
+        let layout = const { L::LAYOUT };
+        let Some(page) = self.page_in(group, hash) else { return Sought::Absent(None) };
+        match self.probe_page(layout, page, Address { group, hash, kind, key }) {
+            Probe::Found(at) => {
+                self.touch(layout, EntryAt { page, at });
+                Sought::Changeable { page, value: layout.value(self.pages[page].bytes(), at).start }
+            }
+            Probe::Absent(vacancy) => Sought::Absent(vacancy.map(|at| EntryAt { page, at })),
+        }
+    }
+
+    /// The bytes of the value of a new fixed entry, to be filled in, where `change` said that it would go and nothing has happened since. `None`:
+    /// the page needs room first.
+    #[inline(always)]
+    pub fn fill<L: Shaped>(&mut self, vacancy: EntryAt, hash: u64, key: &[u8]) -> Option<&mut [u8]> {
+        let layout @ Layout::Fixed(shape) = (const { L::LAYOUT }) else { return None };
+        let EntryAt { page, at } = vacancy;
+        if !self.fits_in(layout, page, at, shape.cell_len()) {
+            return None;
+        }
+        self.occupy(layout, vacancy, hash);
+        let bytes = self.pages[page].bytes_mut();
+        bytes[shape.key(at)].copy_from_slice(key);
+        Some(&mut bytes[shape.value(at)])
+    }
+
+    /// Marks a slot without a key as that of a key with this hash.
+    #[inline(always)]
+    fn occupy(&mut self, layout: Layout, entry: EntryAt, hash: u64) {
+        self.touch(layout, entry);
+        let page = &mut self.pages[entry.page];
+        let grid = layout.grid(page.bytes());
+        page.live += 1;
+        page.used += u16::from(page.bytes()[grid.tag_offset(entry.at)] == EMPTY);
+        page.set_tag(grid, entry.at, tag_of(hash));
     }
 
     /// The value of an entry.
@@ -214,13 +307,8 @@ impl Table {
                     }
                     break (page, at);
                 }
-                Probe::Absent(Some(at)) if self.fits_in(page, at, head) => {
-                    self.touch(layout, EntryAt { page, at });
-                    let page_ref = &mut self.pages[page];
-                    page_ref.live += 1;
-                    let grid = layout.grid(page_ref.bytes());
-                    page_ref.used += u16::from(page_ref.bytes()[grid.tag_offset(at)] == EMPTY);
-                    page_ref.set_tag(grid, at, tag_of(address.hash));
+                Probe::Absent(Some(at)) if self.fits_in(layout, page, at, head.cell_len()) => {
+                    self.occupy(layout, EntryAt { page, at }, address.hash);
                     break (page, at);
                 }
                 _ => self.make_room(page, head)?,
@@ -242,20 +330,24 @@ impl Table {
         head.cell_len() <= now || self.layout.fits(page, head.cell_len() - now)
     }
 
-    fn fits_in(&self, page: usize, at: SlotAt, head: CellHead) -> bool {
+    /// Whether a slot without a key may get a cell of this length.
+    #[inline(always)]
+    fn fits_in(&self, layout: Layout, page: usize, at: SlotAt, cell_len: usize) -> bool {
         let page = &self.pages[page];
         let bytes = page.bytes();
-        let reuses = bytes[self.layout.grid(bytes).tag_offset(at)] == DELETED;
-        (reuses || usize::from(page.used) < self.layout.used_max(bytes)) && self.layout.fits(page, head.cell_len())
+        let reuses = bytes[layout.grid(bytes).tag_offset(at)] == DELETED;
+        (reuses || usize::from(page.used) < layout.used_max(bytes)) && layout.fits(page, cell_len)
     }
 
-    /// Removes an entry. Never fails: it needs no memory that could be refused.
-    pub fn remove(&mut self, entry: EntryAt) {
-        self.touch(self.layout, entry);
+    /// Removes an entry. Never fails: it needs no memory that could be refused. `layout` is the table's own, passed so that a constant
+    /// specialises the code.
+    #[inline(always)]
+    pub fn remove(&mut self, layout: Layout, entry: EntryAt) {
+        self.touch(layout, entry);
         let page = &mut self.pages[entry.page];
-        self.layout.release(page, entry.at);
+        layout.release(page, entry.at);
         // Nobody probes past a group with an empty slot, so the slot may become empty too.
-        let grid = self.layout.grid(page.bytes());
+        let grid = layout.grid(page.bytes());
         let tag = if has_empty(page.bytes(), grid, entry.at.group) { EMPTY } else { DELETED };
         page.set_tag(grid, entry.at, tag);
         page.live -= 1;
@@ -371,8 +463,9 @@ impl Table {
         self.preserve(index);
         let old = &self.pages[index];
         let mut page = Page::empty(block, old.group, old.number, old.prefix, old.depth);
+        let grid = self.layout.grid(page.bytes());
         for at in live_slots(old.bytes(), self.layout) {
-            put_anew(&mut page, self.layout, old.bytes(), at, self.layout.hash(old.bytes(), at));
+            put_anew(&mut page, grid, self.layout, old.bytes(), at, self.layout.hash(old.bytes(), at));
         }
         self.replace(index, page);
         Ok(())
@@ -392,8 +485,9 @@ impl Table {
             });
         }
         let bit = 1 << (64 - u32::from(depth));
-        let is_high = |slot: &SlotAt| self.layout.hash(old.bytes(), *slot) & bit != 0;
-        let high_count = live_slots(old.bytes(), self.layout).filter(is_high).count();
+        let hashes: Vec<u64> =
+            live_slots(old.bytes(), self.layout).map(|at| self.layout.hash(old.bytes(), at)).collect();
+        let high_count = hashes.iter().filter(|&hash| hash & bit != 0).count();
         let low_len = self.layout.page_len_for(usize::from(old.live) - high_count);
         let high_len = self.layout.page_len_for(high_count);
         let (low_block, high_block) = (self.take_block_from(low_len, index)?, self.take_block_from(high_len, index)?);
@@ -401,10 +495,10 @@ impl Table {
         let old = &self.pages[index];
         let mut low = Page::empty(low_block, group, old.number, old.prefix, depth);
         let mut high = Page::empty(high_block, group, page_count as u32, old.prefix | bit, depth);
-        for at in live_slots(old.bytes(), self.layout) {
-            let hash = self.layout.hash(old.bytes(), at);
-            let half = if hash & bit == 0 { &mut low } else { &mut high };
-            put_anew(half, self.layout, old.bytes(), at, hash);
+        let (low_grid, high_grid) = (self.layout.grid(low.bytes()), self.layout.grid(high.bytes()));
+        for (at, hash) in live_slots(old.bytes(), self.layout).zip(hashes) {
+            let (half, grid) = if hash & bit == 0 { (&mut low, low_grid) } else { (&mut high, high_grid) };
+            put_anew(half, grid, self.layout, old.bytes(), at, hash);
         }
         self.replace(index, low);
         let prefix = high.prefix;
@@ -450,17 +544,14 @@ impl Table {
 /// The live slots of a page.
 pub(super) fn live_slots(bytes: &PageBytes, layout: Layout) -> impl Iterator<Item = SlotAt> + '_ {
     let grid = layout.grid(bytes);
-    (0..layout.slots(bytes)).map(SlotAt::of).filter(move |&at| bytes[grid.tag_offset(at)] > DELETED)
+    (0..grid.groups).flat_map(move |group| live_lanes(bytes, grid, group).map(move |lane| SlotAt { group, lane }))
 }
 
-/// Copies an entry into a page that has room for it and does not hold its key.
-fn put_anew(page: &mut Page, layout: Layout, from: &PageBytes, slot: SlotAt, hash: u64) {
-    let grid = layout.grid(page.bytes());
-    let Probe::Absent(Some(at)) = probe(page.bytes(), grid, hash, |_| false) else {
-        unreachable!("a page laid out anew has room for the entries of the old one")
-    };
-    let cell: Range<usize> = layout.cell(from, slot);
-    layout.put_cell(page, at, &from[cell]);
+/// Copies an entry into a page that has room for it and holds neither its key nor deleted slots.
+#[inline(always)]
+fn put_anew(page: &mut Page, grid: Grid, layout: Layout, from: &PageBytes, slot: SlotAt, hash: u64) {
+    let at = first_empty(page.bytes(), grid, hash);
+    layout.put_cell(page, at, &from[layout.cell(from, slot)]);
     page.set_tag(grid, at, tag_of(hash));
     page.live += 1;
     page.used += 1;

@@ -2,11 +2,11 @@
 
 use super::backend::{Registration, SharedTable};
 use super::entries::{VALUE, check_chunk, is_key};
-use super::layout::Layout;
+use super::layout::{Layout, Shaped};
 use super::migrate::{Convert, Migration, converting};
 use super::prefetch::{Home, LOOK_AHEAD, next_group};
 use super::slotted_page::VALUE_LEN_MAX;
-use super::table::{Address, Table};
+use super::table::{Address, EntryAt, Table};
 use super::ttl::{Lifetime, STAMP_LEN};
 use super::value::read_archive;
 use super::{ArchivedValue, Hashed, KeyGroup, StateBackend, StateError, StateValue};
@@ -65,9 +65,11 @@ pub(super) fn may_be_long<V: StateValue>(value: &[u8]) -> bool {
     value.len() == 8 && V::FIXED_LEN.is_none_or(|len| len + 4 > VALUE_LEN_MAX)
 }
 
-impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
+impl<K: Key + ?Sized, V: StateValue> Shaped for ValueState<K, V> {
     const LAYOUT: Layout = Layout::for_lens(K::FIXED_LEN, V::FIXED_LEN);
+}
 
+impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
     fn layout_text() -> String {
         format!("value per key: key {}, value {}", K::NAME, V::layout())
     }
@@ -153,9 +155,9 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
     /// `change` must not use this state.
     #[inline]
     pub fn update(&self, key: &Hashed<K>, change: impl FnOnce(Option<V>) -> Option<V>) -> Result<(), StateError> {
-        let (table, layout) = (&mut *self.table.borrow_mut(), const { Self::LAYOUT });
-        let home = table.home(layout, key.group, key.hash);
-        update(table, layout, home, Self::address(key), change)
+        let table = &mut *self.table.borrow_mut();
+        let home = table.home(const { Self::LAYOUT }, key.group, key.hash);
+        update::<Self, V>(table, home, Self::address(key), change).map(drop)
     }
 
     /// Updates many keys, one after the other in their order; `change` gets the index of each among `keys`. With fixed lengths the
@@ -191,12 +193,11 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
                 group.iter().flatten().for_each(|(home, key, _)| table.fetch_cell(layout, *home, key.hash));
             }
             for &(home, key, record) in group.iter().flatten() {
-                let (mut new, is_settled) =
-                    update_at(table, layout, home, Self::address(&key), |old| change(record, old));
-                if !is_settled {
-                    new = settle(table, key.group, key.hash, key.key.bytes(), new)?;
+                let mut updating = update_at::<Self, V>(table, home, Self::address(&key), |old| change(record, old));
+                if !updating.is_settled {
+                    settle::<Self, V>(table, key.group, key.hash, key.key.bytes(), &mut updating)?;
                 }
-                if let Some(new) = &new {
+                if let Some(new) = &updating.new {
                     updated(record, new);
                 }
             }
@@ -266,54 +267,71 @@ impl<K: Key + ?Sized, V: StateValue> ValuePerKey<K, V> for ValueState<K, V> {
     }
 }
 
-/// Replaces the value of an entry by what `change` makes of it; `None` is no value. `layout` is the table's own, passed so that a constant
-/// specialises the code, and `home` that of the entry.
+/// Replaces the value of an entry by what `change` makes of it; `None` is no value. The table is one of `L`, and `home` that of the entry.
+/// Answers where a new fixed entry went if that is known.
 #[inline(always)]
-pub(super) fn update<V: StateValue>(
+pub(super) fn update<L: Shaped, V: StateValue>(
     table: &mut Table,
-    layout: Layout,
     home: Home,
     address: Address,
     change: impl FnOnce(Option<V>) -> Option<V>,
-) -> Result<(), StateError> {
-    let (new, is_settled) = update_at(table, layout, home, address, change);
-    if is_settled { Ok(()) } else { settle(table, address.group, address.hash, address.key, new).map(drop) }
+) -> Result<Option<EntryAt>, StateError> {
+    let mut updating = update_at::<L, V>(table, home, address, change);
+    if updating.is_settled {
+        return Ok(None);
+    }
+    settle::<L, V>(table, address.group, address.hash, address.key, &mut updating)?;
+    Ok(updating.vacancy)
 }
 
-/// The part of an update that needs no room: the new value, and whether that is stored. What is left is `settle`'s.
+/// An update as far as it needs no room. What is left is `settle`'s.
+struct Updating<V> {
+    new: Option<V>,
+    /// Whether the new value is stored.
+    is_settled: bool,
+    /// Where a new entry goes.
+    vacancy: Option<EntryAt>,
+}
+
 #[inline(always)]
-fn update_at<V: StateValue>(
+fn update_at<L: Shaped, V: StateValue>(
     table: &mut Table,
-    layout: Layout,
     home: Home,
     address: Address,
     change: impl FnOnce(Option<V>) -> Option<V>,
-) -> (Option<V>, bool) {
-    match layout {
-        Layout::Fixed(shape) => table.change(shape, home, address, |stored| match stored {
-            Some(bytes) => {
-                let new = change(V::load(bytes));
-                if let Some(new) = &new {
-                    new.store(bytes);
+) -> Updating<V> {
+    match const { L::LAYOUT } {
+        Layout::Fixed(shape) => {
+            let ((new, is_settled), vacancy) = table.change::<L, _>(shape, home, address, |stored| match stored {
+                Some(bytes) => {
+                    let new = change(V::load(bytes));
+                    if let Some(new) = &new {
+                        new.store(bytes);
+                    }
+                    let is_stored = new.is_some();
+                    (new, is_stored)
                 }
-                let is_stored = new.is_some();
-                (new, is_stored)
-            }
-            None => {
-                let new = change(None);
-                let is_nothing = new.is_none();
-                (new, is_nothing)
-            }
-        }),
-        Layout::Slotted => {
+                None => {
+                    let new = change(None);
+                    let is_nothing = new.is_none();
+                    (new, is_nothing)
+                }
+            });
+            Updating { new, is_settled, vacancy }
+        }
+        layout @ Layout::Slotted => {
             let found = table.find(layout, address);
             let old = found.and_then(|entry| table.read_at(address, entry, V::load)).flatten();
             let was_there = old.is_some();
             let new = change(old);
-            let Some(value) = &new else { return (None, !was_there) };
-            let in_place = found.and_then(|entry| table.same_len_mut(entry, value.len_bytes()));
-            let is_stored = in_place.map(|bytes| value.store(bytes)).is_some();
-            (new, is_stored)
+            let is_settled = match &new {
+                None => !was_there,
+                Some(value) => {
+                    let in_place = found.and_then(|entry| table.same_len_mut(entry, value.len_bytes()));
+                    in_place.map(|bytes| value.store(bytes)).is_some()
+                }
+            };
+            Updating { new, is_settled, vacancy: None }
         }
     }
 }
@@ -322,17 +340,25 @@ fn update_at<V: StateValue>(
 /// because a whole one would be put together in memory before every update that does not come here.
 #[cold]
 #[inline(never)]
-fn settle<V: StateValue>(
+fn settle<L: Shaped, V: StateValue>(
     table: &mut Table,
     group: KeyGroup,
     hash: u64,
     key: &[u8],
-    new: Option<V>,
-) -> Result<Option<V>, StateError> {
+    updating: &mut Updating<V>,
+) -> Result<(), StateError> {
     let address = Address { group, hash, kind: VALUE, key };
-    match &new {
-        Some(value) => table.write(address, value.len_bytes(), |out| value.store(out))?,
-        None => drop(table.delete(address)),
+    let Some(value) = &updating.new else {
+        table.delete(address);
+        return Ok(());
+    };
+    match updating.vacancy.and_then(|vacancy| table.fill::<L>(vacancy, hash, key)) {
+        Some(bytes) => value.store(bytes),
+        None => {
+            // It will lie elsewhere once the page has room.
+            updating.vacancy = None;
+            table.write(address, value.len_bytes(), |out| value.store(out))?;
+        }
     }
-    Ok(new)
+    Ok(())
 }
