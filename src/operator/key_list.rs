@@ -93,6 +93,8 @@ impl KeyList {
     pub fn sort(&mut self) {
         let (words, sorted) = (&self.words, &mut self.sorted);
         sorted.clear();
+        // Most keys are a word long; there are never more than words.
+        sorted.reserve(words.len() / 2);
         let mut at = 0;
         while at < words.len() {
             let len = len_of(words[at]);
@@ -105,8 +107,8 @@ impl KeyList {
             let by_key = a_begins.cmp(&b_begins).then_with(|| bytes_at(words, a).cmp(bytes_at(words, b)));
             by_key.then_with(|| behind(b).cmp(&behind(a)))
         });
-        sorted.dedup_by(|&mut (_, again), &mut (_, first)| {
-            is_same(words, first, again) && behind(again) == behind(first)
+        sorted.dedup_by(|&mut (again_begins, again), &mut (first_begins, first)| {
+            again_begins == first_begins && is_same(words, first, again) && behind(again) == behind(first)
         });
     }
 
@@ -122,14 +124,16 @@ impl KeyList {
 
     /// The slices of the `nth` key in order, if that is the first of the same.
     #[inline]
-    pub fn slices_of(&self, nth: usize) -> impl Iterator<Item = KeySlice> + Clone {
-        let of_key = &self.sorted[nth.min(self.sorted.len())..];
-        let first = of_key.first().map_or(0, |&(_, at)| at);
-        let same = of_key.iter().take_while(move |&&(_, at)| at == first || is_same(&self.words, first, at));
-        same.map(|&(_, at)| {
-            let word = self.words[at as usize];
-            KeySlice { behind: behind_of(word), spot: Spot::from_bits(word >> SPOT_SHIFT) }
-        })
+    pub fn slices_of(&self, nth: usize) -> impl Iterator<Item = KeySlice> {
+        let mut of_key = self.sorted.get(nth..).unwrap_or_default().iter();
+        let first = of_key.as_slice().first().copied();
+        let same = move || {
+            let (&(begins, at), (first_begins, first)) = (of_key.next()?, first?);
+            (begins == first_begins && (at == first || is_same(&self.words, first, at)))
+                .then_some(self.words[at as usize])
+        };
+        let slice = |word| KeySlice { behind: behind_of(word), spot: Spot::from_bits(word >> SPOT_SHIFT) };
+        std::iter::from_fn(same).map(slice)
     }
 }
 
@@ -151,13 +155,12 @@ fn bytes_at(words: &[u64], at: u32) -> &[u8] {
     &bytemuck::cast_slice(rest)[..len_of(*len)]
 }
 
+/// Whether two keys that begin with the same eight bytes, or as many as they have, are the same.
 #[inline]
 fn is_same(words: &[u64], a: u32, b: u32) -> bool {
     let len = len_of(words[a as usize]);
-    // Of most keys one word says it.
-    len == len_of(words[b as usize])
-        && (len == 0 || words[a as usize + 1] == words[b as usize + 1])
-        && (len <= 8 || bytes_at(words, a) == bytes_at(words, b))
+    // Of most keys it is said by then: they begin with the same word.
+    len == len_of(words[b as usize]) && (len <= 8 || bytes_at(words, a) == bytes_at(words, b))
 }
 
 fn key_at<K: Key + ?Sized>(words: &[u64], at: u32) -> &K {

@@ -177,20 +177,16 @@ where
     /// Fires the window that ends with `at` of the next of the keys; answers how many of the list that was.
     fn fire(&mut self, cx: &mut ChainContext<'_>, firing: &Firing) -> Option<usize> {
         let Firing { window, group, keys, next, .. } = firing;
-        let slice_ms = self.windows.slice_ms();
         let key: &K = keys.nth(*next)?;
         let (mut merged, mut listed) = (None, 0);
         for slice in keys.slices_of(*next) {
             listed += 1;
             match slice.behind.count() {
-                Some(behind) => {
-                    let start = window.end - (behind + 1) * slice_ms;
-                    self.fire_slice(&mut merged, key, *group, *window, start, slice.spot);
-                }
+                Some(behind) => self.fire_slice(&mut merged, key, *group, *window, behind, slice.spot),
                 // It stands for all of them: it is the first and the only one.
                 None => {
-                    for start in self.windows.slices(*window) {
-                        self.fire_slice(&mut merged, key, *group, *window, start, slice.spot);
+                    for behind in (0..self.windows.slices_per_window() as i64).rev() {
+                        self.fire_slice(&mut merged, key, *group, *window, behind, slice.spot);
                     }
                 }
             }
@@ -201,16 +197,18 @@ where
         Some(listed)
     }
 
-    /// Merges what a slice of a window holds, and lists it for the next window, or takes it out if there is none that holds it.
+    /// Merges what the slice that so many of a window's slices lie behind holds, and lists it for the next window, or takes it out if there is
+    /// none that holds it.
     fn fire_slice(
         &mut self,
         merged: &mut Option<A::Accumulator>,
         key: &K,
         group: KeyGroup,
         window: TimeWindow,
-        start: i64,
+        behind: i64,
         spot: Spot,
     ) {
+        let start = window.end - (behind + 1) * self.windows.slice_ms();
         let is_last = start < window.start + self.windows.slide_ms();
         let whole = SliceKey { start, missed: 0 };
         let found = match is_last {
@@ -237,8 +235,7 @@ where
             }
         }
         if !is_last {
-            let behind = (window.end - start) / self.windows.slice_ms() - 1 + self.windows.slices_per_slide();
-            let behind = Behind::new(behind, self.windows.slices_per_window());
+            let behind = Behind::new(behind + self.windows.slices_per_slide(), self.windows.slices_per_window());
             self.going_on.push(key.bytes(), KeySlice { behind, spot });
         }
     }

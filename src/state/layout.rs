@@ -124,6 +124,7 @@ impl Layout {
     }
 
     /// The hash of a live slot's key.
+    #[inline(always)]
     pub fn hash(self, bytes: &PageBytes, at: SlotAt) -> u64 {
         let (kind, key) = self.key(bytes, at);
         let key = &bytes[key];
@@ -163,6 +164,7 @@ impl Layout {
     }
 
     /// Puts a whole cell into a slot that has none.
+    #[inline]
     pub fn put_cell(self, page: &mut Page, at: SlotAt, cell: &[u8]) {
         match self {
             Layout::Fixed(shape) => page.bytes_mut()[shape.cell(at)].copy_from_slice(cell),

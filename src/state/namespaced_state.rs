@@ -4,7 +4,7 @@
 
 use super::backend::{Registration, SharedTable};
 use super::entries::{VALUE, check_chunk, is_key};
-use super::layout::{Layout, Shaped};
+use super::layout::{Layout, Shaped, is_same};
 use super::prefetch::Place;
 use super::runs::{AddTo, Runs};
 use super::slotted_page::VALUE_LEN_MAX;
@@ -144,15 +144,16 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
     /// The value, and where it is; `spot` is where it was. Finding it there takes no hash.
     #[inline]
     pub(crate) fn get_there(&mut self, spot: Spot, key: &K, group: KeyGroup, namespace: &N) -> Option<(V, Spot)> {
-        let composite = composite_key(&mut self.scratch, key, namespace);
         let mut table = self.table.borrow_mut();
         match const { Self::LAYOUT } {
             layout @ Layout::Fixed(_) => {
-                let there = table.find_there::<Self>(spot, group, composite);
-                let entry = there.or_else(|| table.find_again::<Self>(group, composite))?;
+                let there = table.find_there::<Self>(spot, group, |composite| is_composite(composite, key, namespace));
+                let entry = there
+                    .or_else(|| table.find_again::<Self>(group, composite_key(&mut self.scratch, key, namespace)))?;
                 Some((V::load(table.value(layout, entry))?, Spot::of(entry)))
             }
             Layout::Slotted => {
+                let composite = composite_key(&mut self.scratch, key, namespace);
                 let value = table.read(Address::of(group, VALUE, composite), V::load).flatten()?;
                 Some((value, Spot::UNKNOWN))
             }
@@ -250,18 +251,18 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
     /// As `get_there`, and removes it.
     #[inline]
     pub(crate) fn take_there(&mut self, spot: Spot, key: &K, group: KeyGroup, namespace: &N) -> Option<V> {
-        let composite = composite_key(&mut self.scratch, key, namespace);
         let mut table = self.table.borrow_mut();
         match const { Self::LAYOUT } {
             layout @ Layout::Fixed(_) => {
-                let there = table.find_there::<Self>(spot, group, composite);
-                let entry = there.or_else(|| table.find_again::<Self>(group, composite))?;
+                let there = table.find_there::<Self>(spot, group, |composite| is_composite(composite, key, namespace));
+                let entry = there
+                    .or_else(|| table.find_again::<Self>(group, composite_key(&mut self.scratch, key, namespace)))?;
                 let value = V::load(table.value(layout, entry));
                 table.remove(layout, entry);
                 value
             }
             Layout::Slotted => {
-                let address = Address::of(group, VALUE, composite);
+                let address = Address::of(group, VALUE, composite_key(&mut self.scratch, key, namespace));
                 let value = table.read(address, V::load).flatten();
                 table.delete(address);
                 value
@@ -288,6 +289,13 @@ fn composite_key<'a, K: Key + ?Sized, N: Pod>(scratch: &'a mut Vec<u8>, key: &K,
     whole[..key_len].copy_from_slice(key_bytes);
     whole[key_len..].copy_from_slice(namespace);
     whole
+}
+
+#[inline(always)]
+fn is_composite<K: Key + ?Sized, N: Pod>(composite: &[u8], key: &K, namespace: &N) -> bool {
+    let (key, namespace) = (key.bytes(), bytemuck::bytes_of(namespace));
+    let key_len = composite.len() - namespace.len();
+    is_same(&composite[..key_len], key) && composite[key_len..] == *namespace
 }
 
 #[cfg(test)]

@@ -403,15 +403,10 @@ pub(super) fn has_empty(bytes: &PageBytes, grid: Grid, group: usize) -> bool {
     tags(bytes, grid, group).matches(EMPTY) != 0
 }
 
-/// The lanes of a group that hold a key, in order.
+/// The highest bit of each byte of a word whose lane of the group holds a key.
 #[inline(always)]
-pub(super) fn live_lanes(bytes: &PageBytes, grid: Grid, group: usize) -> impl Iterator<Item = usize> + use<> {
-    let mut live = tags(bytes, grid, group).live();
-    std::iter::from_fn(move || {
-        let lane = (live != 0).then(|| first_lane(live));
-        live &= live.wrapping_sub(1);
-        lane
-    })
+pub(super) fn live_lanes(bytes: &PageBytes, grid: Grid, group: usize) -> u64 {
+    tags(bytes, grid, group).live()
 }
 
 /// The first empty slot for a key of this hash in a page that has one, and no deleted slots.

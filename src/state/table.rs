@@ -11,8 +11,8 @@ use super::fixed_page::FixedShape;
 use super::layout::{Layout, Shaped, is_same};
 use super::migrate::Migration;
 use super::page::{
-    DELETED, EMPTY, Grid, IMAGE, LANES, LISTED, PAGE_LEN, PAGE_LEN_STEP, Page, PageBytes, Probe, SlotAt, Tags,
-    control_bits, first_empty, first_lane, has_empty, lane_bit, live_lanes, probe, tag_of,
+    DELETED, EMPTY, IMAGE, LANES, LISTED, PAGE_LEN, PAGE_LEN_STEP, Page, PageBytes, Probe, SlotAt, Tags, control_bits,
+    first_empty, first_lane, has_empty, lane_bit, live_lanes, probe, tag_of,
 };
 use super::prefetch::Home;
 use super::residency::{Residency, give_up_task};
@@ -159,9 +159,14 @@ impl Table {
         }
     }
 
-    /// Finds the fixed entry of a key where it was, unless it has moved.
+    /// Finds a fixed entry where it was, unless it has moved; `is_key` says whether a key is its.
     #[inline(always)]
-    pub fn find_there<L: Shaped>(&self, spot: Spot, group: KeyGroup, key: &[u8]) -> Option<EntryAt> {
+    pub fn find_there<L: Shaped>(
+        &self,
+        spot: Spot,
+        group: KeyGroup,
+        is_key: impl FnOnce(&[u8]) -> bool,
+    ) -> Option<EntryAt> {
         let layout @ Layout::Fixed(shape) = (const { L::LAYOUT }) else { return None };
         let (index, at) = (spot.page as usize, SlotAt::of(usize::from(spot.slot)));
         let page = self.pages.get(index).filter(|page| !page.bytes().is_empty())?;
@@ -171,7 +176,7 @@ impl Table {
         let is_there = page.group == group.0
             && at.group < grid.groups
             && bytes[grid.tag_offset(at)] > DELETED
-            && is_same(&bytes[shape.key(at)], key);
+            && is_key(&bytes[shape.key(at)]);
         (is_whole && is_there).then_some(EntryAt { page: index, at })
     }
 
@@ -446,8 +451,10 @@ impl Table {
             return self.lay_out_anew(index, len);
         }
         if len < PAGE_LEN {
-            // Where memory is full of short pages a longer one may not be had, but two more short ones.
-            if let Some(block) = self.spare_block_from(len + PAGE_LEN_STEP, index) {
+            // The first page of a key group grows fast: its entries move less often. Where memory is full of short pages a longer one may not be
+            // had, but two more short ones.
+            let longer = if page.depth == 0 { 2 * len } else { len + PAGE_LEN_STEP };
+            if let Some(block) = self.spare_block_from(longer.min(PAGE_LEN), index) {
                 return self.lay_out_in(index, block);
             }
         }
@@ -462,11 +469,9 @@ impl Table {
     fn lay_out_in(&mut self, index: usize, block: Block) -> Result<(), StateError> {
         self.preserve(index);
         let old = &self.pages[index];
-        let mut page = Page::empty(block, old.group, old.number, old.prefix, old.depth);
-        let grid = self.layout.grid(page.bytes());
-        for at in live_slots(old.bytes(), self.layout) {
-            put_anew(&mut page, grid, self.layout, old.bytes(), at, self.layout.hash(old.bytes(), at));
-        }
+        let mut page = [Page::empty(block, old.group, old.number, old.prefix, old.depth)];
+        copy_entries(self.layout, old.bytes(), &mut page, |_| 0);
+        let [page] = page;
         self.replace(index, page);
         Ok(())
     }
@@ -485,21 +490,18 @@ impl Table {
             });
         }
         let bit = 1 << (64 - u32::from(depth));
-        let hashes: Vec<u64> =
-            live_slots(old.bytes(), self.layout).map(|at| self.layout.hash(old.bytes(), at)).collect();
-        let high_count = hashes.iter().filter(|&hash| hash & bit != 0).count();
+        let is_high = |at: &SlotAt| self.layout.hash(old.bytes(), *at) & bit != 0;
+        let high_count = live_slots(old.bytes(), self.layout).filter(is_high).count();
         let low_len = self.layout.page_len_for(usize::from(old.live) - high_count);
         let high_len = self.layout.page_len_for(high_count);
         let (low_block, high_block) = (self.take_block_from(low_len, index)?, self.take_block_from(high_len, index)?);
         self.preserve(index);
         let old = &self.pages[index];
-        let mut low = Page::empty(low_block, group, old.number, old.prefix, depth);
-        let mut high = Page::empty(high_block, group, page_count as u32, old.prefix | bit, depth);
-        let (low_grid, high_grid) = (self.layout.grid(low.bytes()), self.layout.grid(high.bytes()));
-        for (at, hash) in live_slots(old.bytes(), self.layout).zip(hashes) {
-            let (half, grid) = if hash & bit == 0 { (&mut low, low_grid) } else { (&mut high, high_grid) };
-            put_anew(half, grid, self.layout, old.bytes(), at, hash);
-        }
+        let low = Page::empty(low_block, group, old.number, old.prefix, depth);
+        let high = Page::empty(high_block, group, page_count as u32, old.prefix | bit, depth);
+        let mut halves = [low, high];
+        copy_entries(self.layout, old.bytes(), &mut halves, |hash| usize::from(hash & bit != 0));
+        let [low, high] = halves;
         self.replace(index, low);
         let prefix = high.prefix;
         let high_index = self.push_page(high);
@@ -544,17 +546,39 @@ impl Table {
 /// The live slots of a page.
 pub(super) fn live_slots(bytes: &PageBytes, layout: Layout) -> impl Iterator<Item = SlotAt> + '_ {
     let grid = layout.grid(bytes);
-    (0..grid.groups).flat_map(move |group| live_lanes(bytes, grid, group).map(move |lane| SlotAt { group, lane }))
+    let (mut group, mut live) = (0, 0);
+    std::iter::from_fn(move || {
+        while live == 0 {
+            if group == grid.groups {
+                return None;
+            }
+            live = live_lanes(bytes, grid, group);
+            group += 1;
+        }
+        let lane = first_lane(live);
+        live &= live - 1;
+        Some(SlotAt { group: group - 1, lane })
+    })
 }
 
-/// Copies an entry into a page that has room for it and holds neither its key nor deleted slots.
-#[inline(always)]
-fn put_anew(page: &mut Page, grid: Grid, layout: Layout, from: &PageBytes, slot: SlotAt, hash: u64) {
-    let at = first_empty(page.bytes(), grid, hash);
-    layout.put_cell(page, at, &from[layout.cell(from, slot)]);
-    page.set_tag(grid, at, tag_of(hash));
-    page.live += 1;
-    page.used += 1;
+/// Copies the entries of a page, each into the one of `pages` that `page_of` says for its hash. These have room for them and hold nothing.
+fn copy_entries<const N: usize>(
+    layout: Layout,
+    from: &PageBytes,
+    pages: &mut [Page; N],
+    page_of: impl Fn(u64) -> usize,
+) {
+    let grids = pages.each_ref().map(|page| layout.grid(page.bytes()));
+    for slot in live_slots(from, layout) {
+        let hash = layout.hash(from, slot);
+        let nth = page_of(hash);
+        let (page, grid) = (&mut pages[nth], grids[nth]);
+        let at = first_empty(page.bytes(), grid, hash);
+        layout.put_cell(page, at, &from[layout.cell(from, slot)]);
+        page.set_tag(grid, at, tag_of(hash));
+        page.live += 1;
+        page.used += 1;
+    }
 }
 
 #[cfg(test)]

@@ -193,11 +193,13 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
                 group.iter().flatten().for_each(|(home, key, _)| table.fetch_cell(layout, *home, key.hash));
             }
             for &(home, key, record) in group.iter().flatten() {
-                let mut updating = update_at::<Self, V>(table, home, Self::address(&key), |old| change(record, old));
-                if !updating.is_settled {
-                    settle::<Self, V>(table, key.group, key.hash, key.key.bytes(), &mut updating)?;
+                let address = Self::address(&key);
+                let Updating { mut new, is_settled, vacancy } =
+                    update_at::<Self, V>(table, home, address, |old| change(record, old));
+                if !is_settled {
+                    (new, _) = settle::<Self, V>(table, key.group, key.hash, key.key.bytes(), vacancy, new)?;
                 }
-                if let Some(new) = &updating.new {
+                if let Some(new) = &new {
                     updated(record, new);
                 }
             }
@@ -276,12 +278,11 @@ pub(super) fn update<L: Shaped, V: StateValue>(
     address: Address,
     change: impl FnOnce(Option<V>) -> Option<V>,
 ) -> Result<Option<EntryAt>, StateError> {
-    let mut updating = update_at::<L, V>(table, home, address, change);
-    if updating.is_settled {
+    let Updating { new, is_settled, vacancy } = update_at::<L, V>(table, home, address, change);
+    if is_settled {
         return Ok(None);
     }
-    settle::<L, V>(table, address.group, address.hash, address.key, &mut updating)?;
-    Ok(updating.vacancy)
+    settle::<L, V>(table, address.group, address.hash, address.key, vacancy, new).map(|(_, entry)| entry)
 }
 
 /// An update as far as it needs no room. What is left is `settle`'s.
@@ -336,8 +337,9 @@ fn update_at<L: Shaped, V: StateValue>(
     }
 }
 
-/// Writes the value of an entry that is new or changes its length, or takes away the entry that lost its value. Takes the parts of an address,
-/// because a whole one would be put together in memory before every update that does not come here.
+/// Writes the value of an entry that is new or changes its length, or takes away the entry that lost its value; answers the value, and where a new
+/// fixed one went if that is known. Takes the parts of an address, because a whole one would be put together in memory before every
+/// update that does not come here.
 #[cold]
 #[inline(never)]
 fn settle<L: Shaped, V: StateValue>(
@@ -345,20 +347,18 @@ fn settle<L: Shaped, V: StateValue>(
     group: KeyGroup,
     hash: u64,
     key: &[u8],
-    updating: &mut Updating<V>,
-) -> Result<(), StateError> {
+    vacancy: Option<EntryAt>,
+    new: Option<V>,
+) -> Result<(Option<V>, Option<EntryAt>), StateError> {
     let address = Address { group, hash, kind: VALUE, key };
-    let Some(value) = &updating.new else {
+    let Some(value) = &new else {
         table.delete(address);
-        return Ok(());
+        return Ok((new, None));
     };
-    match updating.vacancy.and_then(|vacancy| table.fill::<L>(vacancy, hash, key)) {
-        Some(bytes) => value.store(bytes),
-        None => {
-            // It will lie elsewhere once the page has room.
-            updating.vacancy = None;
-            table.write(address, value.len_bytes(), |out| value.store(out))?;
-        }
+    if let Some(bytes) = vacancy.and_then(|vacancy| table.fill::<L>(vacancy, hash, key)) {
+        value.store(bytes);
+        return Ok((new, vacancy));
     }
-    Ok(())
+    table.write(address, value.len_bytes(), |out| value.store(out))?;
+    Ok((new, None))
 }
