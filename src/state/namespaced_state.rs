@@ -319,4 +319,42 @@ mod tests {
         assert_eq!((slices.take(&key, &5), slices.take(&key, &5)), (Some(60), None));
         assert_eq!(slices.get(&key, &-5), Some(6));
     }
+
+    /// Keys come and go while pages fill, grow, split and are laid out anew, so that the places remembered of the others grow old.
+    #[test]
+    fn a_value_is_found_wherever_it_went_since_its_place_was_remembered() {
+        const KEYS: u64 = 4_000;
+        let arena = Arena::new(MemoryBudget::new(64 << 20), ArenaOptions::default());
+        let mut backend = StateBackend::new(KeyGroupRange { start: 0, end: 4 }, 4, arena);
+        let keys = backend.key_context();
+        let mut slices = backend.namespaced::<u64, i64, u64>("windows", "slices").unwrap();
+        let mut spots = vec![None; KEYS as usize];
+        let (mut there, mut moved) = (0, 0);
+        for step in 0..40_000u64 {
+            let number = step.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+            let (key, at) = (number % KEYS, (number % KEYS) as usize);
+            let (hashed, namespace) = (keys.hash(&key), key as i64 % 3);
+            match (spots[at], number / KEYS % 4) {
+                (None, _) => {
+                    let place = slices.place(&hashed, &namespace);
+                    let (seen, spot) = slices.add_at(place, &hashed, &namespace, |old| old.unwrap_or(key) + 1).unwrap();
+                    assert_eq!(seen, Seen::Whole);
+                    spots[at] = Some(spot);
+                }
+                (Some(spot), 0) => {
+                    assert_eq!(slices.take_there(spot, &key, hashed.group, &namespace), Some(key + 1));
+                    assert_eq!(slices.take_there(spot, &key, hashed.group, &namespace), None);
+                    spots[at] = None;
+                }
+                (Some(spot), _) => {
+                    let (value, now) = slices.get_there(spot, &key, hashed.group, &namespace).unwrap();
+                    assert_eq!(value, key + 1);
+                    assert_eq!(slices.get_there(spot, &key, hashed.group, &(namespace + 1)), None);
+                    *(if now == spot { &mut there } else { &mut moved }) += 1;
+                    spots[at] = Some(now);
+                }
+            }
+        }
+        assert!(there > 1_000 && moved > 1_000, "{there} where they were, {moved} elsewhere");
+    }
 }
