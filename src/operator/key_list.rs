@@ -103,7 +103,7 @@ impl KeyList {
             at += 1 + len.div_ceil(8);
         }
         let behind = |at: u32| behind_of(words[at as usize]);
-        sorted.sort_unstable_by(|&(a_begins, a), &(b_begins, b)| {
+        sorted.sort_by(|&(a_begins, a), &(b_begins, b)| {
             let by_key = a_begins.cmp(&b_begins).then_with(|| bytes_at(words, a).cmp(bytes_at(words, b)));
             by_key.then_with(|| behind(b).cmp(&behind(a)))
         });
