@@ -102,7 +102,8 @@ where
             true => state.namespaced_merging(operator, "slices", merging(aggregate.clone()))?,
             false => state.namespaced(operator, "slices")?,
         };
-        let ends = WindowEnds::new(state.timers(operator, "window-ends")?, cx.arena.budget().clone());
+        let key_groups = state.key_groups();
+        let ends = WindowEnds::new(state.timers(operator, "window-ends")?, key_groups, cx.arena.budget().clone());
         Ok(Self {
             windows,
             aggregate,

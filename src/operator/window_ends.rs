@@ -11,11 +11,11 @@
 use super::key_list::{Behind, KeyList, KeySlice};
 use crate::memory::{MemoryBudget, Reservation};
 use crate::record::Key;
-use crate::state::{Hashed, KeyGroup, Spot, StateError, Timers};
+use crate::state::{Hashed, KeyGroup, KeyGroupRange, Spot, StateError, Timers};
 use crate::time::{EventTimeMs, Watermark};
 use crate::window::Slice;
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 const WHO: &str = "lists of window keys";
 /// The longest list.
@@ -30,12 +30,22 @@ const SPARE_BYTES_MAX: usize = 1 << 10;
 /// The ends of the windows that hold something.
 pub(super) struct WindowEnds<K: ?Sized> {
     timers: Timers<K>,
-    pending: BTreeMap<(EventTimeMs, KeyGroup), Pending>,
+    key_groups: KeyGroupRange,
+    /// Those of each key group.
+    groups: Vec<GroupEnds>,
+    /// Those of all, in the order in which they fire.
+    order: BTreeSet<(EventTimeMs, KeyGroup)>,
     memory: ListMemory,
-    /// Up to which end all slices of a key group were looked at: windows without a list had no keys there then.
-    known_through: BTreeMap<KeyGroup, EventTimeMs>,
     /// Lists that are empty again.
     spare: Vec<KeyList>,
+}
+
+/// The window ends of one key group.
+#[derive(Default)]
+struct GroupEnds {
+    pending: BTreeMap<EventTimeMs, Pending>,
+    /// Up to which end all slices were looked at: windows without a list had no keys there then.
+    known_through: Option<EventTimeMs>,
 }
 
 /// The memory of the lists.
@@ -75,13 +85,14 @@ pub(super) struct Relisting {
 }
 
 impl<K: Key + ?Sized> WindowEnds<K> {
-    /// None yet; lists count against `budget`.
-    pub fn new(timers: Timers<K>, budget: MemoryBudget) -> Self {
+    /// None yet, for keys of these groups; lists count against `budget`.
+    pub fn new(timers: Timers<K>, key_groups: KeyGroupRange, budget: MemoryBudget) -> Self {
         Self {
             timers,
-            pending: BTreeMap::new(),
+            key_groups,
+            groups: key_groups.iter().map(|_| GroupEnds::default()).collect(),
+            order: BTreeSet::new(),
             memory: ListMemory { budget, listed_bytes: 0, reserved: Vec::new() },
-            known_through: BTreeMap::new(),
             spare: Vec::new(),
         }
     }
@@ -114,9 +125,11 @@ impl<K: Key + ?Sized> WindowEnds<K> {
         at: EventTimeMs,
         is_first: bool,
     ) -> Result<(&mut Listed, &mut usize), StateError> {
-        let is_known = self.is_known(at, key.group);
-        let Self { timers, pending, memory, known_through, spare } = self;
-        let keys = match pending.entry((at, key.group)) {
+        let nth = self.nth(key.group);
+        let Self { timers, groups, order, memory, spare, .. } = self;
+        let GroupEnds { pending, known_through } = &mut groups[nth];
+        let is_known = known_through.is_some_and(|through| at <= through);
+        let keys = match pending.entry(at) {
             Entry::Occupied(pending) => {
                 let keys = &mut pending.into_mut().keys;
                 if is_known && matches!(keys, Listed::Unknown) {
@@ -126,13 +139,14 @@ impl<K: Key + ?Sized> WindowEnds<K> {
             }
             Entry::Vacant(pending) => {
                 timers.set(key, at)?;
+                order.insert((at, key.group));
                 let mut carriers = spare.pop().unwrap_or_default();
                 carriers.push(key.key.bytes(), KeySlice::ANY);
                 let mut keys = if is_first { Listed::Unknown } else { Listed::GivenUp };
                 if is_first && memory.has_room() {
                     keys = Listed::Keys(spare.pop().unwrap_or_default());
                 } else if is_first && is_known {
-                    known_through.insert(key.group, EventTimeMs(at.0 - 1));
+                    *known_through = Some(EventTimeMs(at.0 - 1));
                 }
                 &mut pending.insert(Pending { carriers, keys }).keys
             }
@@ -140,20 +154,26 @@ impl<K: Key + ?Sized> WindowEnds<K> {
         Ok((keys, &mut memory.listed_bytes))
     }
 
-    fn is_known(&self, at: EventTimeMs, group: KeyGroup) -> bool {
-        self.known_through.get(&group).is_some_and(|through| at <= *through)
+    /// Which of the key groups this is.
+    fn nth(&self, group: KeyGroup) -> usize {
+        usize::from(group.0 - self.key_groups.start)
+    }
+
+    fn pending_mut(&mut self, at: EventTimeMs, group: KeyGroup) -> Option<&mut Pending> {
+        let nth = self.nth(group);
+        self.groups[nth].pending.get_mut(&at)
     }
 
     /// The next window end that the watermark has reached, and its key group.
     pub fn next_due(&self, watermark: Watermark) -> Option<(EventTimeMs, KeyGroup)> {
-        let (&(at, group), _) = self.pending.first_key_value()?;
+        let &(at, group) = self.order.first()?;
         (at <= watermark).then_some((at, group))
     }
 
     /// Takes the list of the keys in a window out, if there is one.
     pub fn take_list(&mut self, at: EventTimeMs, group: KeyGroup) -> Listed {
-        let is_known = self.is_known(at, group);
-        let Some(pending) = self.pending.get_mut(&(at, group)) else { return Listed::GivenUp };
+        let is_known = self.groups[self.nth(group)].known_through.is_some_and(|through| at <= through);
+        let Some(pending) = self.pending_mut(at, group) else { return Listed::GivenUp };
         match std::mem::replace(&mut pending.keys, Listed::GivenUp) {
             Listed::Unknown if is_known => Listed::Keys(KeyList::default()),
             listed => {
@@ -178,8 +198,8 @@ impl<K: Key + ?Sized> WindowEnds<K> {
         spot: Spot,
     ) {
         let at = |nth| EventTimeMs(slice.end_of(nth) - 1);
-        let first = (0..slice.windows).find(|&nth| self.pending.contains_key(&(at(nth), relisting.group)));
-        let Some(nth) = first else { return };
+        let pending = &self.groups[self.nth(relisting.group)].pending;
+        let Some(nth) = (0..slice.windows).find(|&nth| pending.contains_key(&at(nth))) else { return };
         if at(nth) > relisting.through {
             return self.leave(at(nth), relisting.group);
         }
@@ -200,31 +220,39 @@ impl<K: Key + ?Sized> WindowEnds<K> {
     /// What was found for a window is left for another look. One that began after the restore, or once there was
     /// memory for it, has a list already and would get none.
     fn leave(&mut self, at: EventTimeMs, group: KeyGroup) {
-        if let Some(Pending { keys: keys @ Listed::Keys(_), .. }) = self.pending.get_mut(&(at, group)) {
+        let nth = self.nth(group);
+        if let Some(Pending { keys: keys @ Listed::Keys(_), .. }) = self.groups[nth].pending.get_mut(&at) {
             keys.give_up(&mut self.memory.listed_bytes);
         }
     }
 
     /// All slices of the key group were looked at.
     pub fn relisted(&mut self, relisting: Relisting) {
+        let nth = self.nth(relisting.group);
+        let GroupEnds { pending, known_through } = &mut self.groups[nth];
         for (at, listed) in relisting.found {
-            let pending = self.pending.get_mut(&(at, relisting.group)).expect("only ends that are pending are listed");
+            let pending = pending.get_mut(&at).expect("only ends that are pending are listed");
             match (&mut pending.keys, listed) {
                 (keys @ Listed::Unknown, listed) => *keys = listed,
                 // It began after the restore, or memory came back: its keys are those that came since. What was found may belong to a later window that it stands before.
-                (Listed::Keys(keys), Listed::Keys(found)) => keys.append(&found),
+                (keys @ Listed::Keys(_), Listed::Keys(found)) => {
+                    self.memory.listed_bytes -= found.len_bytes();
+                    keys.append(&found, &mut self.memory.listed_bytes);
+                }
                 (keys, listed) => {
                     self.memory.listed_bytes -= keys.len_bytes() + listed.len_bytes();
                     *keys = Listed::GivenUp;
                 }
             }
         }
-        self.known_through.insert(relisting.group, relisting.through);
+        *known_through = Some(relisting.through);
     }
 
     /// The windows that end with `at` have fired for all keys of the group.
     pub fn remove(&mut self, at: EventTimeMs, group: KeyGroup) {
-        let Some(Pending { mut carriers, .. }) = self.pending.remove(&(at, group)) else { return };
+        self.order.remove(&(at, group));
+        let nth = self.nth(group);
+        let Some(Pending { mut carriers, .. }) = self.groups[nth].pending.remove(&at) else { return };
         carriers.sort();
         for key in (0..).map_while(|nth| carriers.nth::<K>(nth)) {
             self.timers.delete(&Hashed::in_group(key, group), at);
@@ -243,9 +271,14 @@ impl<K: Key + ?Sized> WindowEnds<K> {
     /// Takes over what a restore brought back.
     pub fn rebuild(&mut self) {
         self.timers.rebuild();
-        (self.memory.listed_bytes, self.pending, self.known_through) = (0, BTreeMap::new(), BTreeMap::new());
+        self.memory.listed_bytes = 0;
+        self.order.clear();
+        self.groups.fill_with(GroupEnds::default);
         for timer in self.timers.due(EventTimeMs::MAX) {
-            self.pending.entry((timer.at, timer.group())).or_default().carriers.push(timer.key_bytes(), KeySlice::ANY);
+            self.order.insert((timer.at, timer.group()));
+            let nth = self.nth(timer.group());
+            let pending = self.groups[nth].pending.entry(timer.at).or_default();
+            pending.carriers.push(timer.key_bytes(), KeySlice::ANY);
         }
     }
 }
@@ -305,7 +338,7 @@ impl Listed {
 mod tests {
     use super::*;
     use crate::memory::{Arena, ArenaOptions};
-    use crate::state::{KeyContext, KeyGroupRange, StateBackend};
+    use crate::state::{KeyContext, StateBackend};
     use crate::window::{SlicedWindows, Sliding};
 
     /// Their lists take 16 B each.
@@ -321,7 +354,7 @@ mod tests {
         let budget = MemoryBudget::new(budget_bytes);
         let arena = Arena::new(MemoryBudget::new(64 << 20), ArenaOptions::default());
         let mut backend = StateBackend::new(KeyGroupRange { start: 0, end: 1 }, 1, arena);
-        let ends = WindowEnds::new(backend.timers("windows", "ends").unwrap(), budget);
+        let ends = WindowEnds::new(backend.timers("windows", "ends").unwrap(), backend.key_groups(), budget);
         (ends, backend.key_context(), Sliding::of(2).every(1))
     }
 
@@ -393,6 +426,23 @@ mod tests {
         listed.sort();
         assert_eq!(listed.nth::<str>(0), Some("a key"));
         assert!(listed.slices_of(0).eq([one(1), one(0)]));
+        assert_eq!(ends.memory.listed_bytes, 0);
+    }
+
+    #[test]
+    fn a_list_that_would_become_too_long_by_what_a_look_found_is_given_up() {
+        let (mut ends, keys, windows) = ends(64 << 20);
+        ends.add(&keys.hash("a key"), EventTimeMs(10 - 1), one(0), true).unwrap();
+        ends.rebuild();
+        let long = ["a", "b"].map(|key| key.repeat(2_000));
+        let group = keys.hash(long[0].as_str()).group;
+        (0..5).for_each(|_| ends.add(&keys.hash(long[0].as_str()), EventTimeMs(11 - 1), one(1), true).unwrap());
+        let mut later = ends.relist(group);
+        for _ in 0..5 {
+            ends.list_later(&mut later, &windows.slice_at(10), 2, long[1].as_bytes(), Spot::UNKNOWN);
+        }
+        ends.relisted(later);
+        assert!(matches!(ends.take_list(EventTimeMs(11 - 1), group), Listed::GivenUp));
         assert_eq!(ends.memory.listed_bytes, 0);
     }
 
