@@ -125,7 +125,7 @@ where
         &mut self,
         cx: &mut ChainContext<'_>,
         stamp: &Stamp,
-        key: Hashed<'_, K>,
+        (key, group): (&K, KeyGroup),
         place: Place,
         record: &R::View,
     ) -> Result<(), StateError> {
@@ -148,8 +148,8 @@ where
         let aggregate = &self.aggregate;
         let mut is_first = false;
         let slice = SliceKey { start, missed: missed as u64 };
-        let place = if missed == 0 { place } else { self.slices.place(&key, &slice) };
-        let (seen, spot) = self.slices.add_at(place, &key, &slice, |stored| {
+        let place = if missed == 0 { place } else { self.slices.place(key, group, &slice) };
+        let (seen, spot) = self.slices.add_at(place, key, group, &slice, |stored| {
             let mut entry = stored.unwrap_or_else(|| Both(SliceHeader::default(), aggregate.create()));
             is_first = entry.0.holds == 0;
             entry.0.holds = 1;
@@ -159,6 +159,7 @@ where
         if !is_first {
             return Ok(());
         }
+        let key = Hashed::in_group(key, group);
         if missed > 0 {
             let whole = SliceKey { start, missed: 0 };
             self.slices.add(&key, &whole, |stored| {
@@ -397,13 +398,13 @@ where
             let slices = &mut self.slices;
             // Most records miss no window; the others find their accumulator without help. The key's own hash is not kept: it is not needed.
             let mut placed = records.by_ref().map(|KeyedRecord { at, key, view, .. }| {
-                let place = slices.place(&key, &SliceKey { start: start_of(at.0), missed: 0 });
+                let place = slices.place(key.key, key.group, &SliceKey { start: start_of(at.0), missed: 0 });
                 (at, key.key, key.group, place, view)
             });
             let group = next_group(&mut placed, &mut group);
             self.slices.fetch(group.iter().flatten().map(|&(.., place, _)| place));
             for &(at, key, key_group, place, view) in group.iter().flatten() {
-                if let Err(error) = self.add(cx, &frame.stamp(at), Hashed::in_group(key, key_group), place, view) {
+                if let Err(error) = self.add(cx, &frame.stamp(at), (key, key_group), place, view) {
                     cx.fail(&self.operator, error);
                 }
             }

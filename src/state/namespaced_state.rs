@@ -109,10 +109,10 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> Shaped for NamespacedState<K, N, V>
 impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
     /// Where a value is to be looked for; its neighbourhood is asked for. To be called for the values of a batch before the first is used.
     #[inline(always)]
-    pub(crate) fn place(&mut self, key: &Hashed<K>, namespace: &N) -> Place {
-        let address = composite(&mut self.scratch, key, namespace);
-        let home = self.table.borrow().home(const { Self::LAYOUT }, address.group, address.hash);
-        Place { hash: address.hash, home }
+    pub(crate) fn place(&mut self, key: &K, group: KeyGroup, namespace: &N) -> Place {
+        let Address { hash, .. } = Address::of(group, VALUE, composite_key(&mut self.scratch, key, namespace));
+        let home = self.table.borrow().home(const { Self::LAYOUT }, group, hash);
+        Place { hash, home }
     }
 
     /// Asks for the values in these places.
@@ -182,8 +182,8 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
         namespace: &N,
         change: impl FnMut(Option<V>) -> V,
     ) -> Result<Seen, StateError> {
-        let place = self.place(key, namespace);
-        self.add_at(place, key, namespace, change).map(|(seen, _)| seen)
+        let place = self.place(key.key, key.group, namespace);
+        self.add_at(place, key.key, key.group, namespace, change).map(|(seen, _)| seen)
     }
 
     /// As `add`, to the value in its place. Of a new value it also says where that went.
@@ -191,12 +191,13 @@ impl<K: Key + ?Sized, N: Pod, V: StateValue> NamespacedState<K, N, V> {
     pub(crate) fn add_at(
         &mut self,
         Place { hash, home }: Place,
-        key: &Hashed<K>,
+        key: &K,
+        group: KeyGroup,
         namespace: &N,
         mut change: impl FnMut(Option<V>) -> V,
     ) -> Result<(Seen, Spot), StateError> {
-        let composite = composite_key(&mut self.scratch, key.key, namespace);
-        let address = Address { group: key.group, hash, kind: VALUE, key: composite };
+        let composite = composite_key(&mut self.scratch, key, namespace);
+        let address = Address { group, hash, kind: VALUE, key: composite };
         let mut table = self.table.borrow_mut();
         // Where all pages are in memory, one look at the directory is enough.
         if table.runs.is_some() && table.has_absent() && table.add_to(address.group, address.hash)? == AddTo::Run {
@@ -336,8 +337,9 @@ mod tests {
             let (hashed, namespace) = (keys.hash(&key), key as i64 % 3);
             match (spots[at], number / KEYS % 4) {
                 (None, _) => {
-                    let place = slices.place(&hashed, &namespace);
-                    let (seen, spot) = slices.add_at(place, &hashed, &namespace, |old| old.unwrap_or(key) + 1).unwrap();
+                    let place = slices.place(&key, hashed.group, &namespace);
+                    let (seen, spot) =
+                        slices.add_at(place, &key, hashed.group, &namespace, |old| old.unwrap_or(key) + 1).unwrap();
                     assert_eq!(seen, Seen::Whole);
                     spots[at] = Some(spot);
                 }
