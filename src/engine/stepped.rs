@@ -99,14 +99,14 @@ impl SteppedEngine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::{CheckpointFollower, CommittedFiles};
+    use crate::checkpoint::{CheckpointFollower, CheckpointId, CommittedFiles};
     use crate::engine::CheckpointOptions;
     use crate::io::{DiskFault, InjectedFault, Repeat, SimDisk, SimDiskOptions, SimIo};
     use crate::job_manager::{JobState, RestartPolicy};
     use crate::metrics::Metric;
     use crate::operator::{Emit, KeyedContext, KeyedProcess, NoSide, StateRegistry};
     use crate::record::Stamp;
-    use crate::sink::{Callback, Discard};
+    use crate::sink::{Callback, Discard, Sink, SinkContext, SinkError, SinkWriter};
     use crate::source::{Generator, PushSource, Source, SourceError, VecSource};
     use crate::state::StateError;
     use crate::time::ManualClock;
@@ -417,6 +417,122 @@ mod tests {
 
         fn is_busy(&self) -> bool {
             false
+        }
+    }
+
+    /// A sink that never says that a commit is carried out.
+    #[derive(Clone, Default)]
+    struct NeverCommits {
+        has_begun: bool,
+    }
+
+    impl Sink<u64> for NeverCommits {
+        type Writer = Self;
+
+        fn open(&self, _: u32, _: u32) -> Result<Self, SinkError> {
+            Ok(self.clone())
+        }
+    }
+
+    impl SinkWriter<u64> for NeverCommits {
+        fn write(&mut self, _: &mut SinkContext<'_>, _: &Stamp, _: &u64) -> Result<(), SinkError> {
+            Ok(())
+        }
+
+        fn commit(&mut self, _: &mut SinkContext<'_>, _: CheckpointId) -> Result<(), SinkError> {
+            self.has_begun = true;
+            Ok(())
+        }
+
+        fn is_committed(&self) -> bool {
+            !self.has_begun
+        }
+    }
+
+    #[test]
+    fn a_job_whose_sink_hangs_in_its_last_commit_can_be_cancelled() {
+        for is_stopped in [true, false] {
+            let clock = Arc::new(ManualClock::default());
+            let (mut engine, mut io) = engine(&clock);
+            let job = Job::new("hangs");
+            let numbers = Generator::new(|n: u64| n).per_second(10.0);
+            let numbers = if is_stopped { numbers } else { numbers.count(1) };
+            job.source("numbers", numbers).ingestion_time().sink("nowhere", NeverCommits::default());
+            let handle = engine.submit(job, JobOptions::default(), &mut io).unwrap();
+            run(&mut engine, &clock, &mut io, SECOND_NS);
+            if is_stopped {
+                handle.stop();
+            }
+            run(&mut engine, &clock, &mut io, SECOND_NS);
+            assert!(!handle.has_ended());
+            handle.cancel();
+            run(&mut engine, &clock, &mut io, SECOND_NS);
+            assert_eq!(handle.status().state, JobState::Canceled, "stopped: {is_stopped}");
+            assert_eq!(engine.leftovers(), [""; 0]);
+        }
+    }
+
+    /// A sink that cannot carry out its first commit.
+    #[derive(Clone, Default)]
+    struct FailsOnce {
+        commits: Arc<AtomicU32>,
+        is_due: bool,
+    }
+
+    impl Sink<u64> for FailsOnce {
+        type Writer = Self;
+
+        fn open(&self, _: u32, _: u32) -> Result<Self, SinkError> {
+            Ok(self.clone())
+        }
+    }
+
+    impl SinkWriter<u64> for FailsOnce {
+        fn write(&mut self, _: &mut SinkContext<'_>, _: &Stamp, _: &u64) -> Result<(), SinkError> {
+            Ok(())
+        }
+
+        fn commit(&mut self, _: &mut SinkContext<'_>, _: CheckpointId) -> Result<(), SinkError> {
+            self.is_due = true;
+            Ok(())
+        }
+
+        fn poll(&mut self, _: &mut SinkContext<'_>) -> Result<bool, SinkError> {
+            match std::mem::take(&mut self.is_due) && self.commits.fetch_add(1, Ordering::Relaxed) == 0 {
+                true => Err(SinkError::BadRecord { reason: "no commit today".to_owned() }),
+                false => Ok(false),
+            }
+        }
+
+        fn is_committed(&self) -> bool {
+            !self.is_due
+        }
+    }
+
+    #[test]
+    fn a_job_that_fails_in_the_last_commit_of_a_sink_carries_it_out_before_it_ends() {
+        for (is_stopped, ended) in [(true, JobState::Suspended), (false, JobState::Finished)] {
+            let clock = Arc::new(ManualClock::default());
+            let (mut engine, mut io) = engine(&clock);
+            let (job, sink) = (Job::new("ends"), FailsOnce::default());
+            let commits = sink.commits.clone();
+            let numbers = Generator::new(|n: u64| n).per_second(10.0);
+            let numbers = if is_stopped { numbers } else { numbers.count(1) };
+            job.source("numbers", numbers).ingestion_time().sink("nowhere", sink);
+            let options = JobOptions {
+                checkpoints: Some(CheckpointOptions::every("/state", Duration::from_secs(600))),
+                restart: RestartPolicy::FixedDelay { attempts_max: 1, delay_ms: 1 },
+                ..JobOptions::default()
+            };
+            let handle = engine.submit(job, options, &mut io).unwrap();
+            run(&mut engine, &clock, &mut io, SECOND_NS / 100);
+            if is_stopped {
+                handle.stop();
+            }
+            run(&mut engine, &clock, &mut io, 60 * SECOND_NS);
+            let status = handle.status();
+            assert_eq!((status.state, status.attempt), (ended, 2), "{status:?}");
+            assert_eq!(commits.load(Ordering::Relaxed), 2);
         }
     }
 

@@ -19,7 +19,8 @@ impl JobManager {
                 self.end(id, JobState::Canceled, None);
                 self.place_waiting(now_ns);
             }
-            JobState::Running | JobState::Failing => {
+            JobState::Cancelling if !job.tasks.iter().any(|task| task.state.needs_cancelling()) => {}
+            JobState::Running | JobState::Failing | JobState::Cancelling => {
                 self.pause_checkpoints(id, "the job is being cancelled", now_ns);
                 self.stop_tasks(id, JobState::Cancelling, None, now_ns);
             }
@@ -97,7 +98,9 @@ impl JobManager {
     fn fail_with(&mut self, id: JobId, reason: String, is_permanent: bool, now_ns: u64) {
         let random = self.next_random();
         let Some(job) = self.jobs.get_mut(&id) else { return };
-        if job.state != JobState::Running {
+        // Behind its last checkpoint a job that stops has its sinks' last commits before it: it starts again to carry them out.
+        let is_stopping = job.state == JobState::Cancelling && job.then == Then::End(JobState::Suspended);
+        if job.state != JobState::Running && !is_stopping {
             return self.follow_tasks(id, now_ns);
         }
         if job.ending == Ending::Drained {
@@ -124,8 +127,6 @@ impl JobManager {
 
     /// Tells every live task to stop; what follows when they have is in `Job::then`.
     pub(super) fn stop_tasks(&mut self, id: JobId, state: JobState, reason: Option<String>, now_ns: u64) {
-        let until_ns = now_ns.saturating_add(self.settings.cancel_grace_ns);
-        self.set_state(id, state, Some(until_ns), reason);
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let attempt = job.attempt;
         let live = job.tasks.iter_mut().filter(|task| task.state.needs_cancelling());
@@ -133,6 +134,13 @@ impl JobManager {
         for task in stopping {
             self.tell(id, ToTaskManager::CancelTask { task, attempt });
         }
+        self.await_tasks(id, state, reason, now_ns);
+    }
+
+    /// Waits for all tasks to end, for the grace period without a word.
+    pub(super) fn await_tasks(&mut self, id: JobId, state: JobState, reason: Option<String>, now_ns: u64) {
+        let until_ns = now_ns.saturating_add(self.settings.cancel_grace_ns);
+        self.set_state(id, state, Some(until_ns), reason);
         self.follow_tasks(id, now_ns);
     }
 
