@@ -798,7 +798,11 @@ mod tests {
         script.acknowledge_all(ONE);
         assert_eq!(script.committed(ONE, 1_001), [NotifyComplete { id: ONE, kind: Final }]);
         script.coordinator.request(Manual);
-        assert_eq!((script.step(2_000), script.wake_ms(2_000)), (vec![], None), "tasks only carry out their last commits");
+        assert_eq!(
+            (script.step(2_000), script.wake_ms(2_000)),
+            (vec![], None),
+            "tasks only carry out their last commits"
+        );
         // A job that failed in them runs anew.
         script.resume(2_000);
         assert_eq!(script.step(3_000), [Trigger { id: TWO, kind: Manual }]);
