@@ -578,6 +578,23 @@ mod tests {
         }
     }
 
+    /// A job may be submitted again as soon as its host hears that it has ended, and before its slots have said that its tasks left. Taken for
+    /// one of the next job, such a word had that job's task forgotten: nobody heard when it panicked.
+    #[test]
+    fn tasks_of_two_jobs_of_one_name_have_different_names() {
+        let clock = Arc::new(ManualClock::default());
+        let (mut engine, mut io) = engine(&clock);
+        let names = [(); 2].map(|()| {
+            let handle = engine.submit(endless("again"), JobOptions::default(), &mut io).unwrap();
+            run(&mut engine, &clock, &mut io, SECOND_NS);
+            let names: Vec<_> = engine.slots[0].reports().map(|(_, name, _)| name.to_string()).collect();
+            handle.cancel();
+            run(&mut engine, &clock, &mut io, SECOND_NS);
+            names
+        });
+        assert!(!names[0].is_empty() && names[0].iter().all(|name| !names[1].contains(name)), "{names:?}");
+    }
+
     /// A sink that never says that a commit is carried out.
     #[derive(Clone, Default)]
     struct NeverCommits {
