@@ -585,6 +585,7 @@ impl Control {
         match event {
             // A job that failed for good tells its host so; a restart is only told here.
             JobEvent::StateChanged { state: JobState::Restarting, .. }
+            | JobEvent::StateChanged { state: JobState::Suspended, reason: Some(_), .. }
             | JobEvent::CancelOverdue { .. }
             | JobEvent::StopFailed { .. }
             | JobEvent::TaskManagerLost { .. } => tracing::warn!("{words}"),

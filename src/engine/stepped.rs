@@ -685,8 +685,9 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_fails_in_the_last_commit_of_a_sink_carries_it_out_before_it_ends() {
-        for (is_stopped, ended) in [(true, JobState::Suspended), (false, JobState::Finished)] {
+    fn a_failure_in_the_last_commit_of_a_sink_is_made_good_by_a_restart_or_if_the_job_was_stopped_left_to_the_next_start()
+     {
+        for (is_stopped, ended, attempts) in [(true, JobState::Suspended, 1), (false, JobState::Finished, 2)] {
             let clock = Arc::new(ManualClock::default());
             let (mut engine, mut io) = engine(&clock);
             let (job, sink) = (Job::new("ends"), FailsOnce::default());
@@ -706,8 +707,9 @@ mod tests {
             }
             run(&mut engine, &clock, &mut io, 60 * SECOND_NS);
             let status = handle.status();
-            assert_eq!((status.state, status.attempt), (ended, 2), "{status:?}");
-            assert_eq!(commits.load(Ordering::Relaxed), 2);
+            assert_eq!((status.state, status.attempt), (ended, attempts), "{status:?}");
+            assert_eq!(commits.load(Ordering::Relaxed), attempts);
+            assert!(!is_stopped || status.reason.is_some_and(|reason| reason.contains("no commit today")));
         }
     }
 

@@ -130,7 +130,7 @@ impl JobManager {
     fn on_final_complete(&mut self, id: JobId, now_ns: u64) {
         let Some(job) = self.jobs.get_mut(&id).filter(|job| matches!(job.ending, Ending::Stop { .. })) else { return };
         if job.then != Then::End(JobState::Canceled) {
-            job.then = Then::End(JobState::Suspended);
+            (job.then, job.remark) = (Then::End(JobState::Suspended), None);
         }
         match job.state {
             JobState::Running => self.await_tasks(id, JobState::Cancelling, None, now_ns),

@@ -98,9 +98,14 @@ impl JobManager {
     fn fail_with(&mut self, id: JobId, reason: String, is_permanent: bool, now_ns: u64) {
         let random = self.next_random();
         let Some(job) = self.jobs.get_mut(&id) else { return };
-        // Behind its last checkpoint a job that stops has its sinks' last commits before it: it starts again to carry them out.
-        let is_stopping = job.state == JobState::Cancelling && job.then == Then::End(JobState::Suspended);
-        if job.state != JobState::Running && !is_stopping {
+        if job.state != JobState::Running {
+            // Behind its last checkpoint a job that stops only has the last commits of its sinks before it. A restart would carry them out, but
+            // read on too, beyond the savepoint it may have been stopped with.
+            if job.state == JobState::Cancelling && job.then == Then::End(JobState::Suspended) {
+                job.remark = Some(format!(
+                    "{reason}; what its sinks have not published of its last checkpoint, the next start does"
+                ));
+            }
             return self.follow_tasks(id, now_ns);
         }
         if job.ending == Ending::Drained {
@@ -210,7 +215,7 @@ impl JobManager {
                     self.set_state(id, JobState::Restarting, Some(at_ns), reason);
                 }
                 Then::End(state) => {
-                    let reason = job.remark.clone().filter(|_| state == JobState::Failed);
+                    let reason = job.remark.clone().filter(|_| state != JobState::Canceled);
                     self.end(id, state, reason);
                 }
             },
