@@ -95,6 +95,18 @@ fn a_file_whose_directory_was_not_flushed_may_vanish() {
 }
 
 #[test]
+fn what_a_killed_process_did_not_flush_is_there_until_the_power_fails() {
+    let mut machine = Machine::new(1);
+    let file = machine.create("/file").unwrap();
+    machine.sync_root().unwrap();
+    machine.write(file, &[7; 5000]).unwrap();
+    machine.crash(Survivors::PageCache, 1);
+    assert_eq!(machine.bytes("/file"), Some(vec![7; 5000]));
+    machine.crash(Survivors::Nothing, 1);
+    assert_eq!(machine.bytes("/file"), Some(Vec::new()));
+}
+
+#[test]
 fn renaming_without_a_flush_may_leave_an_empty_file_and_with_one_never_does() {
     let replace = |seed: u64, flush: bool| {
         let mut machine = Machine::new(seed);

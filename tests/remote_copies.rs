@@ -216,19 +216,22 @@ fn a_job_that_began_anew_does_not_overwrite_the_copies_of_another() {
     assert!(hold_the_same(&scratch.0.join("one"), &scratch.0.join("fetched")));
 }
 
-/// A store in which every third operation fails.
-#[derive(Debug)]
+/// A store in which an operation fails, or panics, where `fault` says so.
 struct Failing {
-    inner: InMemory,
-    operations: AtomicU64,
+    inner: Arc<InMemory>,
+    fault: Fault,
 }
 
-impl Failing {
-    fn may_fail(&self) -> Result<()> {
-        match self.operations.fetch_add(1, Ordering::Relaxed) % 3 {
-            2 => Err(Error::Generic { store: "failing", source: "planted".into() }),
-            _ => Ok(()),
-        }
+/// Asked before every put and get, with the object.
+type Fault = Box<dyn Fn(&'static str, &Object) -> Result<()> + Send + Sync>;
+
+fn planted() -> Error {
+    Error::Generic { store: "failing", source: "planted".into() }
+}
+
+impl std::fmt::Debug for Failing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")
     }
 }
 
@@ -241,7 +244,7 @@ impl std::fmt::Display for Failing {
 #[async_trait::async_trait]
 impl ObjectStore for Failing {
     async fn put_opts(&self, location: &Object, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
-        self.may_fail()?;
+        (self.fault)("put", location)?;
         self.inner.put_opts(location, payload, opts).await
     }
 
@@ -254,6 +257,7 @@ impl ObjectStore for Failing {
     }
 
     async fn get_opts(&self, location: &Object, options: GetOptions) -> Result<GetResult> {
+        (self.fault)("get", location)?;
         self.inner.get_opts(location, options).await
     }
 
@@ -277,7 +281,12 @@ impl ObjectStore for Failing {
 #[test]
 fn a_store_that_fails_costs_time_and_neither_the_job_nor_the_copy() {
     let scratch = Scratch::new("failing");
-    let store = Arc::new(Failing { inner: InMemory::new(), operations: AtomicU64::new(0) });
+    let operations = AtomicU64::new(0);
+    let fault: Fault = Box::new(move |action, _| match action {
+        "put" if operations.fetch_add(1, Ordering::Relaxed) % 3 == 2 => Err(planted()),
+        _ => Ok(()),
+    });
+    let store = Arc::new(Failing { inner: Arc::new(InMemory::new()), fault });
     let copies = RemoteCopies::into_store(store, "p").every(Duration::from_millis(10));
     assert_eq!(run(&scratch.0.join("state"), &copies), JobState::Finished);
     let figures = copies.figures();
@@ -286,4 +295,44 @@ fn a_store_that_fails_costs_time_and_neither_the_job_nor_the_copy() {
     let id = copies.download(&mut *io, &arena, None, &scratch.0.join("fetched")).unwrap();
     assert_eq!(Some(id), figures.last);
     assert!(verify(&mut *io, &arena, &scratch.0.join("fetched")).unwrap().damages.is_empty());
+}
+
+#[test]
+fn an_index_that_could_not_be_read_keeps_its_parts() {
+    let scratch = Scratch::new("unread");
+    let (state, inner) = (scratch.0.join("state"), Arc::new(InMemory::new()));
+    let copies = RemoteCopies::into_store(inner.clone(), "p").every(Duration::from_millis(10));
+    assert_eq!(run(&state, &copies), JobState::Finished);
+    let last = copies.figures().last.unwrap();
+    // Another process, which reads all indexes but those of older checkpoints.
+    let newest = format!("checkpoint-{:020}", last.0);
+    let is_older =
+        move |object: &Object| object.filename().is_some_and(|name| name.starts_with("checkpoint-") && name != newest);
+    let fault: Fault = Box::new(move |action, object| match action == "get" && is_older(object) {
+        true => Err(planted()),
+        false => Ok(()),
+    });
+    let (mut io, arena) = tools();
+    let failing = RemoteCopies::into_store(Arc::new(Failing { inner, fault }), "p");
+    let refused = failing.upload(&mut *io, &arena, &state).unwrap_err();
+    assert!(refused.to_string().contains("planted"), "{refused}");
+    let fetched = (1..last.0).rev().find_map(|id| {
+        let dir = scratch.0.join(format!("fetched-{id}"));
+        match copies.download(&mut *io, &arena, Some(CheckpointId(id)), &dir) {
+            Err(RemoteError::Store { object, .. }) if object.contains("checkpoint-") => None,
+            other => Some(other.map(|_| ())),
+        }
+    });
+    assert!(matches!(fetched, Some(Ok(()))), "{fetched:?}");
+}
+
+#[test]
+fn a_store_that_panics_costs_the_copies_and_not_the_job() {
+    let scratch = Scratch::new("panics");
+    let fault: Fault = Box::new(|_, _| std::panic::panic_any("no store today"));
+    let store = Arc::new(Failing { inner: Arc::new(InMemory::new()), fault });
+    let copies = RemoteCopies::into_store(store, "p").every(Duration::from_millis(10));
+    assert_eq!(run(&scratch.0.join("state"), &copies), JobState::Finished);
+    let figures = copies.figures();
+    assert!(figures.last_failure.is_some_and(|failure| failure.contains("no store today")) && figures.copied == 0);
 }

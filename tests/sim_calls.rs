@@ -1,10 +1,10 @@
 //! Calls under crashes, failing disks, functions that panic and callers that leave: what was answered after commit is in the state for ever, what
-//! was said to have no effect never is, and no caller waits for ever.
+//! was said to have no effect never is, no caller waits for ever, and nothing is left of a job that was cancelled.
 //!
 //! `MILLSTREAM_SEED=7` runs one seed, `MILLSTREAM_SEEDS=5000` so many.
 
 use millstream::call::{CallError, CallHandle, Durability, Effect, PendingCall};
-use millstream::engine::{CheckpointOptions, JobOptions};
+use millstream::engine::{CheckpointOptions, JobHandle, JobOptions};
 use millstream::io::Survivors;
 use millstream::job_manager::RestartPolicy;
 use millstream::sim::{Rng, SimEnd, SimFaults, Simulation};
@@ -41,6 +41,8 @@ struct Ledger {
 
 struct Scenario {
     rng: Rng,
+    /// Of what came later, so that the other seeds stay what they were.
+    other: Rng,
     machine: Simulation,
     ledgers: [Ledger; KEYS as usize],
     under_way: Vec<(u64, Durability, PendingCall<u64>)>,
@@ -78,16 +80,20 @@ impl Scenario {
         let faults = SimFaults { survivors: Survivors::Random, io_error_permille, ..SimFaults::default() };
         let slots = 1 + rng.below(2) as u32;
         let machine = Simulation::new(rng.next_u64()).slots(slots).faults(faults);
-        Self { rng, machine, ledgers: [Ledger::default(); KEYS as usize], under_way: Vec::new(), answered: 0 }
+        let other = Rng::new(seed ^ 0x4361_6E63);
+        Self { rng, other, machine, ledgers: [Ledger::default(); KEYS as usize], under_way: Vec::new(), answered: 0 }
     }
 
     /// Calls, looks and leaves for a while, then the power fails.
     fn run_until_crash(&mut self) {
         let (job, calls) = job();
         // With a failing disk the start may be refused, as that of a process may.
-        if self.machine.submit(job, options()).is_ok() {
+        if let Ok(handle) = self.machine.submit(job, options()) {
             for _ in 0..self.rng.below(150) {
                 self.turn(&calls);
+            }
+            if self.other.chance(300) {
+                self.cancel(&handle);
             }
         }
         self.machine.crash();
@@ -116,6 +122,15 @@ impl Scenario {
         }
     }
 
+    /// Whatever is under way and whatever fails: the job ends, its callers hear so, and nothing of it is left.
+    fn cancel(&mut self, handle: &JobHandle) {
+        handle.cancel();
+        assert_eq!(self.machine.run_until_done(STEPS_MAX), SimEnd::Done);
+        self.look();
+        assert!(self.under_way.is_empty(), "{} calls of a job that was cancelled hang", self.under_way.len());
+        assert_eq!(self.machine.leftovers(), [""; 0]);
+    }
+
     fn look(&mut self) {
         let Self { under_way, ledgers, answered, .. } = self;
         under_way.retain_mut(|(key, durability, pending)| {
@@ -139,7 +154,7 @@ impl Scenario {
     fn check(mut self) -> u64 {
         self.machine.disk().heal();
         let (job, calls) = job();
-        self.machine.submit(job, options()).expect("the disk works again");
+        let handle = self.machine.submit(job, options()).expect("the disk works again");
         for key in 0..KEYS {
             let mut steps = 0;
             let mut pending = loop {
@@ -163,6 +178,7 @@ impl Scenario {
             let range = ledger.committed..=ledger.committed + ledger.possible;
             assert!(range.contains(&count), "key {key}: {count} counted, {ledger:?}");
         }
+        self.cancel(&handle);
         self.answered
     }
 }

@@ -39,6 +39,8 @@ pub struct CheckpointCoordinator {
     pending: VecDeque<Pending>,
     last_ended_ns: Option<u64>,
     last_completed: Option<CheckpointId>,
+    /// The last checkpoint is durable: until the job ends, or runs anew, there is no other.
+    final_is_complete: bool,
     failures_in_a_row: u32,
     stats: CheckpointStats,
 }
@@ -95,7 +97,7 @@ pub enum CheckpointKind {
     Periodic,
     /// Somebody asked for one now.
     Manual,
-    /// The last one: the job stops when it is complete. No other follows unless it fails.
+    /// The last one: the job stops when it is complete. No other follows unless it fails, or the job does.
     Final,
 }
 
@@ -277,6 +279,7 @@ impl CheckpointCoordinator {
             pending: VecDeque::new(),
             last_ended_ns: None,
             last_completed,
+            final_is_complete: false,
             failures_in_a_row: 0,
             stats: CheckpointStats::default(),
         })
@@ -287,6 +290,7 @@ impl CheckpointCoordinator {
         self.tasks = tasks;
         let delay_ns = self.settings.first_delay_ns(random).unwrap_or(u64::MAX);
         self.due_ns = Some(now_ns.saturating_add(delay_ns));
+        self.final_is_complete = false;
     }
 
     /// Not every task runs any more: nothing is triggered, requests are dropped, and what is being collected is aborted. What is
@@ -366,6 +370,7 @@ impl CheckpointCoordinator {
         let Some(done) = self.take_pending(id) else { return };
         self.last_ended_ns = Some(now_ns);
         self.last_completed = self.last_completed.max(Some(id));
+        self.final_is_complete |= done.kind == CheckpointKind::Final;
         self.failures_in_a_row = 0;
         self.stats.completed_count += 1;
         self.remember(&done, size_bytes, None, now_ns);
@@ -410,7 +415,8 @@ impl CheckpointCoordinator {
 
     fn may_trigger(&self) -> bool {
         let final_under_way = self.pending.iter().any(|pending| pending.kind == CheckpointKind::Final);
-        self.due_ns.is_some() && !final_under_way && self.pending.len() < self.settings.concurrent_max as usize
+        let is_last = final_under_way || self.final_is_complete;
+        self.due_ns.is_some() && !is_last && self.pending.len() < self.settings.concurrent_max as usize
     }
 
     /// When the next periodic one may start: the interval has passed since the last trigger, the pause since the last end.
@@ -791,6 +797,15 @@ mod tests {
         assert_eq!(script.step(1_000), [], "two would be allowed, but this is the last");
         script.acknowledge_all(ONE);
         assert_eq!(script.committed(ONE, 1_001), [NotifyComplete { id: ONE, kind: Final }]);
+        script.coordinator.request(Manual);
+        assert_eq!(
+            (script.step(2_000), script.wake_ms(2_000)),
+            (vec![], None),
+            "tasks only carry out their last commits"
+        );
+        // A job that failed in them runs anew.
+        script.resume(2_000);
+        assert_eq!(script.step(3_000), [Trigger { id: TWO, kind: Manual }]);
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub use page_map::PieceRef;
 pub use restored::{PageIndex, RestoredCheckpoint};
 pub use savepoint::{Savepoint, SavepointContents, SavepointCopy};
 pub use snapshot::{HashSpan, OperatorBlob, PageKey, Piece, PieceBlock, PieceKind, StateDescriptor, SubtaskSnapshot};
+pub(crate) use store::StorePins;
 pub use store::{
     CheckpointPlan, CheckpointStore, ImagesNeeded, JobIdentity, OpenedStore, Pruned, StoreEvent, StoreOptions,
 };

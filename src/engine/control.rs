@@ -17,12 +17,13 @@ use crate::job_manager::{
 };
 use crate::memory::{ArenaOptions, MemoryBudget};
 use crate::operator::OperatorFailure;
-use crate::slot::{Doorbell, SlotEvent, SlotHandle, TaskExit};
+use crate::slot::{Doorbell, SlotEvent, SlotHandle, TaskExit, panic_message};
 use crate::task::{Execution, ReportSender, TaskCommand, TaskReport};
 use crate::task_manager::{SlotReport, SlotSample, SlotWork, TaskManager, TaskManagerAction, Watchdog};
 use crate::time::Clock;
 use crossbeam_queue::SegQueue;
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::mpsc::SyncSender;
@@ -195,8 +196,14 @@ impl Control {
         }
     }
 
-    /// Runs until it is told to shut down.
+    /// Runs until it is told to shut down. Should it panic, which nothing of the host's makes it do, hosts hear that their jobs have ended.
     pub(super) fn run(mut self, io: &mut dyn Io) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.run_to_shut_down(io))) {
+            self.break_down(&panic_message(&*panic));
+        }
+    }
+
+    fn run_to_shut_down(&mut self, io: &mut dyn Io) {
         while self.step(io) {
             self.doorbell.announce();
             // Whatever came before the announcement is seen now; whatever comes after it rings.
@@ -211,11 +218,27 @@ impl Control {
         self.shut_down(io);
     }
 
+    /// Nothing that is kept here is believed any more: who waits is told so, and that is all.
+    fn break_down(&mut self, panic: &str) {
+        tracing::error!("the control thread panicked, no job can go on: {panic}");
+        self.commands.close();
+        let lingering = self.lingering.iter_mut().map(|job| &mut job.runtime);
+        for job in self.jobs.values_mut().chain(lingering) {
+            job.tell_all(&TaskCommand::Cancel);
+            job.savepoints.give_up("the control thread of the engine panicked");
+            job.shared.update(|status| {
+                status.state = JobState::Failed;
+                status.reason = Some(format!("the control thread of the engine panicked: {panic}"));
+            });
+        }
+    }
+
     /// Ends what is left; nothing is stepped any more.
     pub(super) fn shut_down(&mut self, io: &mut dyn Io) {
         self.commands.close();
         for Lingering { mut runtime, state, reason } in std::mem::take(&mut self.lingering) {
             runtime.savepoints.abandon(io);
+            runtime.abandon_follower();
             runtime.end(io, state, reason);
         }
         for job in self.jobs.values_mut() {
@@ -416,8 +439,8 @@ impl Control {
             job.runtime.finish_follower();
         }
         let is_done = |job: &mut Lingering| !job.runtime.is_lingering();
-        for Lingering { mut runtime, state, reason } in self.lingering.extract_if(.., is_done) {
-            runtime.end(io, state, reason);
+        for Lingering { runtime, state, reason } in self.lingering.extract_if(.., is_done) {
+            forget(runtime, io, state, reason);
         }
     }
 
@@ -562,6 +585,7 @@ impl Control {
         match event {
             // A job that failed for good tells its host so; a restart is only told here.
             JobEvent::StateChanged { state: JobState::Restarting, .. }
+            | JobEvent::StateChanged { state: JobState::Suspended, reason: Some(_), .. }
             | JobEvent::CancelOverdue { .. }
             | JobEvent::StopFailed { .. }
             | JobEvent::TaskManagerLost { .. } => tracing::warn!("{words}"),
@@ -583,7 +607,7 @@ impl Control {
         runtime.finish_follower();
         match runtime.is_lingering() {
             true => self.lingering.push(Lingering { runtime, state: *state, reason: reason.clone() }),
-            false => runtime.end(io, *state, reason.clone()),
+            false => forget(runtime, io, *state, reason.clone()),
         }
     }
 
@@ -645,5 +669,14 @@ impl Control {
             status.slots_busy_permille.clone_from(&self.busy_permille);
             status.memory_bytes = (job.arena.mapped_bytes(), job.arena.budget().limit_bytes());
         });
+    }
+}
+
+/// The job is over. What its functions hold is the host's, and dropped here, on everybody's thread.
+fn forget(mut runtime: JobRuntime, io: &mut dyn Io, state: JobState, reason: Option<String>) {
+    runtime.end(io, state, reason);
+    let name = runtime.graph.name.clone();
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(runtime))) {
+        tracing::error!("{name}: dropping what its functions hold panicked: {}", panic_message(&*panic));
     }
 }

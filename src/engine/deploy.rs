@@ -60,10 +60,10 @@ impl JobRuntime {
         self.forget_restored();
     }
 
-    /// How a task is called: `job/vertex[2]#1` is subtask 2 in the first attempt.
+    /// How a task is called, by a name that no other task of the engine ever has: `job/vertex[2]#7.1` is subtask 2 in the first attempt of job 7.
     fn task_name(&self, task: TaskAddress) -> String {
         let vertex = &self.graph.vertices[task.vertex as usize].name;
-        format!("{}/{vertex}[{}]#{}", self.graph.name, task.subtask, self.attempt.0)
+        format!("{}/{vertex}[{}]#{}.{}", self.graph.name, task.subtask, task.job.0, self.attempt.0)
     }
 
     fn start(

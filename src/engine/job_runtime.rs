@@ -8,8 +8,9 @@ use super::host::JobShared;
 use super::options::{CheckpointOptions, FromSavepoint, JobOptions, SubmitError};
 use super::savepoints::{JobSavepoints, SavepointRequest};
 use crate::checkpoint::{
-    CheckpointFollower, CheckpointId, CheckpointKind, CheckpointPlan, CheckpointStore, ImagesNeeded, JobIdentity,
-    PieceBlock, RestoreError, RestoredCheckpoint, SnapshotKind, StoreEvent, StoreOptions, SubtaskSnapshot,
+    CheckpointFollower, CheckpointId, CheckpointKind, CheckpointPlan, CheckpointStore, CommittedFiles, ImagesNeeded,
+    JobIdentity, PieceBlock, RestoreError, RestoredCheckpoint, SnapshotKind, StoreEvent, StoreOptions, StorePins,
+    SubtaskSnapshot,
 };
 use crate::graph::{JobGraph, Partitioning, VertexId, VertexInput};
 use crate::io::Io;
@@ -71,6 +72,8 @@ struct JobStore {
     options: StoreOptions,
     /// `None` while it is closed between two attempts.
     open: Option<CheckpointStore>,
+    /// Checkpoints that somebody still reads, while it is closed.
+    pins: StorePins,
     /// Whether damage was found in the checkpoint the last attempt started from.
     suspicion: Option<Arc<AtomicBool>>,
 }
@@ -188,11 +191,13 @@ impl JobRuntime {
         if let Some(store) = self.open_store_mut() {
             store.replace_condemned_superblock(io)?;
         }
-        let pins = self.open_store_mut().map(CheckpointStore::take_pins).unwrap_or_default();
+        if let Some(JobStore { open: Some(open), pins, .. }) = &mut self.store {
+            *pins = open.take_pins();
+        }
         self.close(io);
         self.open_store(io)?;
-        if let Some(store) = self.open_store_mut() {
-            store.adopt_pins(pins);
+        if let Some(JobStore { open: Some(open), pins, .. }) = &mut self.store {
+            open.adopt_pins(std::mem::take(pins));
         }
         Ok(())
     }
@@ -224,48 +229,47 @@ impl JobRuntime {
 
     /// The newest checkpoint goes to who follows them, if he is ready for it.
     pub(super) fn tell_follower(&mut self, now_ns: u64) {
-        let Some(JobStore { follower: Some(follower), open: Some(store), .. }) = &mut self.store else { return };
-        if follower.wants(now_ns)
+        let Some(store) = &mut self.store else { return };
+        if store.with_follower(|follower| follower.wants(now_ns)) == Some(true)
             && let Some(files) = store.newest_files()
         {
-            follower.follow(files, now_ns);
+            store.with_follower(|follower| follower.follow(files, now_ns));
         }
     }
 
     /// Goes on with the savepoints; those that are complete go to who follows the checkpoints as well.
     pub(super) fn step_savepoints(&mut self, io: &mut dyn Io, now_ns: u64) {
-        let follower = self.store.as_ref().and_then(|store| store.follower.as_ref());
-        self.savepoints.step(io, now_ns, |savepoint| {
-            if let Some(follower) = follower {
-                follower.savepoint(&savepoint.dir);
+        let Self { savepoints, store, .. } = self;
+        savepoints.step(io, now_ns, |savepoint| {
+            if let Some(store) = store {
+                store.with_follower(|follower| follower.savepoint(&savepoint.dir));
             }
         });
     }
 
     /// The job has ended: behind its last savepoint, its last checkpoint is the last to be carried.
     pub(super) fn finish_follower(&mut self) {
-        if let Some(JobStore { follower: Some(follower), open, follower_is_finished, .. }) = &mut self.store
+        if let Some(store) = &mut self.store
             && !self.savepoints.are_copied()
-            && !std::mem::replace(follower_is_finished, true)
         {
             // Of a store that could not be opened again nothing more is carried than was begun.
-            follower.finish(open.as_mut().and_then(|store| store.newest_files()));
+            let last = if store.follower_is_finished { None } else { store.newest_files() };
+            store.finish_follower(last);
         }
     }
 
     /// The engine is gone: who follows the checkpoints shall wait for no more of them.
     pub(super) fn abandon_follower(&mut self) {
-        if let Some(JobStore { follower: Some(follower), follower_is_finished, .. }) = &mut self.store
-            && !std::mem::replace(follower_is_finished, true)
-        {
-            follower.finish(None);
+        if let Some(store) = &mut self.store {
+            store.finish_follower(None);
         }
     }
 
     /// Whether savepoints are being written, or checkpoints carried elsewhere.
-    pub(super) fn is_lingering(&self) -> bool {
-        let follower = self.store.as_ref().and_then(|store| store.follower.as_ref());
-        self.savepoints.are_copied() || follower.is_some_and(|follower| follower.is_busy())
+    pub(super) fn is_lingering(&mut self) -> bool {
+        let follower_is_busy =
+            self.store.as_mut().and_then(|store| store.with_follower(|follower| follower.is_busy())).unwrap_or(false);
+        self.savepoints.are_copied() || follower_is_busy
     }
 
     /// The job is over, its savepoints too: the directory is free before the host hears of it, which may start the job again at once.
@@ -484,7 +488,39 @@ impl JobStore {
     fn new(options: &CheckpointOptions, store_options: StoreOptions) -> Self {
         let store_options = StoreOptions { retained_count: options.retained, ..store_options };
         let (dir, follower) = (options.dir.clone(), options.follower.clone());
-        Self { dir, follower, follower_is_finished: false, options: store_options, open: None, suspicion: None }
+        Self {
+            dir,
+            follower,
+            follower_is_finished: false,
+            options: store_options,
+            open: None,
+            pins: StorePins::default(),
+            suspicion: None,
+        }
+    }
+
+    fn newest_files(&mut self) -> Option<CommittedFiles> {
+        self.open.as_mut().and_then(CheckpointStore::newest_files)
+    }
+
+    fn finish_follower(&mut self, last: Option<CommittedFiles>) {
+        if !std::mem::replace(&mut self.follower_is_finished, true) {
+            self.with_follower(|follower| follower.finish(last));
+        }
+    }
+
+    /// Tells or asks the follower something, if there is one. It is the host's, and this thread is everybody's: one that panics hears no more.
+    fn with_follower<T>(&mut self, call: impl FnOnce(&dyn CheckpointFollower) -> T) -> Option<T> {
+        let follower = self.follower.as_ref()?;
+        match catch_unwind(AssertUnwindSafe(|| call(&**follower))) {
+            Ok(answer) => Some(answer),
+            Err(panic) => {
+                let (dir, panic) = (self.dir.display(), panic_message(&*panic));
+                tracing::error!("who follows the checkpoints in \"{dir}\" panicked, and hears of no more: {panic}");
+                self.follower = None;
+                None
+            }
+        }
     }
 }
 

@@ -170,12 +170,12 @@ impl JobSavepoints {
     }
 
     /// Goes on with the copies; hands those that are complete to `follow` before the host hears of them.
-    pub(super) fn step(&mut self, io: &mut dyn Io, now_ns: u64, follow: impl Fn(&Savepoint)) {
+    pub(super) fn step(&mut self, io: &mut dyn Io, now_ns: u64, mut follow: impl FnMut(&Savepoint)) {
         self.is_ready = !self.copies.is_empty() && io.in_flight() == 0;
         self.copies.retain_mut(|(copy, answer)| match copy.step(io, now_ns) {
             None => true,
             Some(ended) => {
-                ended.iter().for_each(&follow);
+                ended.iter().for_each(&mut follow);
                 answer.end(ended.map_err(Into::into));
                 false
             }
@@ -194,6 +194,14 @@ impl JobSavepoints {
             let dir = copy.dir().to_owned();
             copy.abandon(io);
             answer.end(Err(SavepointError::Abandoned { dir }.into()));
+        }
+    }
+
+    /// Nobody goes on with any of them.
+    pub(super) fn give_up(&mut self, what: &'static str) {
+        self.give_up_waiting(what);
+        for (copy, answer) in &self.copies {
+            answer.end(Err(JobSavepointError::JobGone { dir: copy.dir().to_owned(), what }));
         }
     }
 

@@ -99,19 +99,19 @@ impl SteppedEngine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::{CheckpointFollower, CommittedFiles};
+    use crate::checkpoint::{CheckpointFollower, CheckpointId, CommittedFiles};
     use crate::engine::CheckpointOptions;
     use crate::io::{DiskFault, InjectedFault, Repeat, SimDisk, SimDiskOptions, SimIo};
     use crate::job_manager::{JobState, RestartPolicy};
     use crate::metrics::Metric;
     use crate::operator::{Emit, KeyedContext, KeyedProcess, NoSide, StateRegistry};
     use crate::record::Stamp;
-    use crate::sink::{Callback, Discard};
+    use crate::sink::{Callback, Discard, Sink, SinkContext, SinkError, SinkWriter};
     use crate::source::{Generator, PushSource, Source, SourceError, VecSource};
     use crate::state::StateError;
     use crate::time::ManualClock;
     use std::sync::Mutex;
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
     use std::time::Duration;
 
     const SECOND_NS: u64 = 1_000_000_000;
@@ -418,6 +418,320 @@ mod tests {
         fn is_busy(&self) -> bool {
             false
         }
+    }
+
+    /// Keeps the first checkpoint it hears of.
+    #[derive(Debug, Default)]
+    struct Keeps(Mutex<Option<CommittedFiles>>);
+
+    impl CheckpointFollower for Keeps {
+        fn wants(&self, _: u64) -> bool {
+            self.0.lock().unwrap().is_none()
+        }
+
+        fn follow(&self, files: CommittedFiles, _: u64) {
+            *self.0.lock().unwrap() = Some(files);
+        }
+
+        fn finish(&self, _: Option<CommittedFiles>) {}
+
+        fn is_busy(&self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn the_files_of_a_checkpoint_that_is_held_stay_though_the_directory_could_at_first_not_be_opened_again() {
+        let clock = Arc::new(ManualClock::default());
+        let disk = SimDisk::new(1, SimDiskOptions::default());
+        let mut io = SharedIo::new(SimIo::new(&disk));
+        let extents =
+            StoreOptions { extent_bytes_min: 16 << 10, extent_bytes_max: 16 << 10, ..StoreOptions::default() };
+        let store = StoreOptions { lock_patience_ms: None, ..extents };
+        let mut engine = SteppedEngine::new(1, 64 << 20, store, clock.clone(), 1).unwrap();
+        let (follower, fails) = (Arc::new(Keeps::default()), Arc::new(AtomicBool::new(false)));
+        let checkpoints = CheckpointOptions::every("/state", Duration::from_secs(1));
+        let options = JobOptions {
+            checkpoints: Some(CheckpointOptions { follower: Some(follower.clone()), ..checkpoints }),
+            restart: RestartPolicy::FixedDelay { attempts_max: 1_000, delay_ms: 100 },
+            ..JobOptions::default()
+        };
+        let (job, is_due) = (Job::new("held"), fails.clone());
+        job.source("numbers", Generator::new(|n: u64| n).per_second(1e3))
+            .ingestion_time()
+            .filter(move |_| if is_due.swap(false, Ordering::Relaxed) { std::panic::panic_any("now") } else { true })
+            .key_by("by-key", |n: &u64| n % 50)
+            .reduce("last", |_, b| *b)
+            .sink("nowhere", Discard);
+        let handle = engine.submit(job, options, &mut io).unwrap();
+        run(&mut engine, &clock, &mut io, 3 * SECOND_NS);
+        let held = follower.0.lock().unwrap().as_ref().expect("there was a checkpoint").extents.clone();
+        let (repeat, fault, under) = (Repeat::Forever, DiskFault::Eio, Some("/state".into()));
+        disk.inject(InjectedFault { at_operation: disk.operations(), repeat, fault, under });
+        fails.store(true, Ordering::Relaxed);
+        run(&mut engine, &clock, &mut io, SECOND_NS);
+        let reason = handle.status().reason.unwrap_or_default();
+        assert!(reason.contains("cannot be opened again"), "{reason}");
+        disk.clear_faults();
+        run(&mut engine, &clock, &mut io, 60 * SECOND_NS);
+        assert!(handle.status().checkpoints.completed > 50, "{:?}", handle.status());
+        let names = disk.names(std::path::Path::new("/state")).unwrap();
+        let is_gone = |&(number, _): &(u32, u64)| !names.contains(&crate::checkpoint::extent_file_name(number));
+        assert!(!held.iter().any(is_gone), "{held:?} were held, {names:?} are there");
+    }
+
+    /// Panics at the first checkpoint.
+    #[derive(Debug)]
+    struct Panics;
+
+    impl CheckpointFollower for Panics {
+        fn wants(&self, _: u64) -> bool {
+            std::panic::panic_any("no checkpoint today")
+        }
+
+        fn follow(&self, _: CommittedFiles, _: u64) {}
+
+        fn finish(&self, _: Option<CommittedFiles>) {
+            std::panic::panic_any("no end today")
+        }
+
+        fn is_busy(&self) -> bool {
+            std::panic::panic_any("not busy today")
+        }
+    }
+
+    #[test]
+    fn a_follower_that_panics_costs_neither_the_control_nor_its_job() {
+        let clock = Arc::new(ManualClock::default());
+        let (mut engine, mut io) = engine(&clock);
+        let checkpoints = CheckpointOptions::every("/state", Duration::from_secs(1));
+        let checkpoints = Some(CheckpointOptions { follower: Some(Arc::new(Panics)), ..checkpoints });
+        let options = JobOptions { checkpoints, ..JobOptions::default() };
+        let handle = engine.submit(endless("followed"), options, &mut io).unwrap();
+        run(&mut engine, &clock, &mut io, 5 * SECOND_NS);
+        assert!(handle.status().checkpoints.completed > 2, "{:?}", handle.status());
+        handle.stop();
+        run(&mut engine, &clock, &mut io, 10 * SECOND_NS);
+        assert_eq!(handle.status().state, JobState::Suspended);
+    }
+
+    #[test]
+    fn what_a_job_holds_may_panic_when_it_is_dropped_and_costs_nobody_anything() {
+        struct BadDrop;
+        impl Drop for BadDrop {
+            fn drop(&mut self) {
+                std::panic::panic_any("no drop today");
+            }
+        }
+        let clock = Arc::new(ManualClock::default());
+        let (mut engine, mut io) = engine(&clock);
+        let (job, bad) = (Job::new("bad"), Arc::new(BadDrop));
+        job.source("numbers", Generator::new(|n: u64| n).per_second(10.0))
+            .ingestion_time()
+            .filter(move |_| Arc::strong_count(&bad) > 0)
+            .sink("nowhere", Discard);
+        let handle = engine.submit(job, JobOptions::default(), &mut io).unwrap();
+        run(&mut engine, &clock, &mut io, SECOND_NS);
+        handle.cancel();
+        run(&mut engine, &clock, &mut io, SECOND_NS);
+        assert_eq!(handle.status().state, JobState::Canceled);
+        assert_eq!(engine.leftovers(), [""; 0]);
+    }
+
+    /// Panics when a step of the control asks it for the time, if it is to.
+    #[derive(Debug, Default)]
+    struct BadClock(AtomicBool);
+
+    impl Clock for BadClock {
+        fn monotonic_ns(&self) -> u64 {
+            if self.0.load(Ordering::Relaxed) { std::panic::panic_any("no time today") } else { 0 }
+        }
+
+        fn wall_ms(&self) -> i64 {
+            0
+        }
+    }
+
+    #[test]
+    fn hosts_of_a_control_that_panics_hear_that_their_jobs_have_ended() {
+        let clock = Arc::new(BadClock::default());
+        let bell = Arc::new(Doorbell::new().unwrap());
+        let slot = Slot::new(bell.clone(), Some(bell.clone()), clock.clone());
+        let commands = ControlSender::new(bell);
+        let arena = ArenaOptions { huge_pages: HugePages::Off };
+        let store = StoreOptions { lock_patience_ms: None, ..StoreOptions::default() };
+        let machine = Machine { memory_bytes: 64 << 20, arena, store };
+        let mut control = Control::new(vec![slot.handle().clone()], commands.clone(), machine, clock.clone(), 1);
+        let mut io = SimIo::new(&SimDisk::new(1, SimDiskOptions::default()));
+        let (reply, answer) = sync_channel(1);
+        let checkpoints = Some(CheckpointOptions::every("/state", Duration::from_secs(1)));
+        let options = Box::new(JobOptions { checkpoints, ..JobOptions::default() });
+        commands.send(ControlCommand::Submit { graph: endless("lost").into_graph(), options, reply });
+        control.step(&mut io);
+        let handle = answer.try_recv().unwrap().unwrap();
+        let savepoint = handle.savepoint("/savepoint");
+        clock.0.store(true, Ordering::Relaxed);
+        control.run(&mut io);
+        assert_eq!(handle.status().state, JobState::Failed);
+        for savepoint in [savepoint, handle.savepoint("/later")] {
+            assert!(savepoint.wait_for(Duration::ZERO).expect("there is an answer").is_err());
+        }
+    }
+
+    /// A job may be submitted again as soon as its host hears that it has ended, and before its slots have said that its tasks left. Taken for
+    /// one of the next job, such a word had that job's task forgotten: nobody heard when it panicked.
+    #[test]
+    fn tasks_of_two_jobs_of_one_name_have_different_names() {
+        let clock = Arc::new(ManualClock::default());
+        let (mut engine, mut io) = engine(&clock);
+        let names = [(); 2].map(|()| {
+            let handle = engine.submit(endless("again"), JobOptions::default(), &mut io).unwrap();
+            run(&mut engine, &clock, &mut io, SECOND_NS);
+            let names: Vec<_> = engine.slots[0].reports().map(|(_, name, _)| name.to_string()).collect();
+            handle.cancel();
+            run(&mut engine, &clock, &mut io, SECOND_NS);
+            names
+        });
+        assert!(!names[0].is_empty() && names[0].iter().all(|name| !names[1].contains(name)), "{names:?}");
+    }
+
+    /// A sink that never says that a commit is carried out.
+    #[derive(Clone, Default)]
+    struct NeverCommits {
+        has_begun: bool,
+    }
+
+    impl Sink<u64> for NeverCommits {
+        type Writer = Self;
+
+        fn open(&self, _: u32, _: u32) -> Result<Self, SinkError> {
+            Ok(self.clone())
+        }
+    }
+
+    impl SinkWriter<u64> for NeverCommits {
+        fn write(&mut self, _: &mut SinkContext<'_>, _: &Stamp, _: &u64) -> Result<(), SinkError> {
+            Ok(())
+        }
+
+        fn commit(&mut self, _: &mut SinkContext<'_>, _: CheckpointId) -> Result<(), SinkError> {
+            self.has_begun = true;
+            Ok(())
+        }
+
+        fn is_committed(&self) -> bool {
+            !self.has_begun
+        }
+    }
+
+    #[test]
+    fn a_job_whose_sink_hangs_in_its_last_commit_can_be_cancelled() {
+        for is_stopped in [true, false] {
+            let clock = Arc::new(ManualClock::default());
+            let (mut engine, mut io) = engine(&clock);
+            let job = Job::new("hangs");
+            let numbers = Generator::new(|n: u64| n).per_second(10.0);
+            let numbers = if is_stopped { numbers } else { numbers.count(1) };
+            job.source("numbers", numbers).ingestion_time().sink("nowhere", NeverCommits::default());
+            let handle = engine.submit(job, JobOptions::default(), &mut io).unwrap();
+            run(&mut engine, &clock, &mut io, SECOND_NS);
+            if is_stopped {
+                handle.stop();
+            }
+            run(&mut engine, &clock, &mut io, SECOND_NS);
+            assert!(!handle.has_ended());
+            handle.cancel();
+            run(&mut engine, &clock, &mut io, SECOND_NS);
+            assert_eq!(handle.status().state, JobState::Canceled, "stopped: {is_stopped}");
+            assert_eq!(engine.leftovers(), [""; 0]);
+        }
+    }
+
+    /// A sink that cannot carry out its first commit.
+    #[derive(Clone, Default)]
+    struct FailsOnce {
+        commits: Arc<AtomicU32>,
+        is_due: bool,
+    }
+
+    impl Sink<u64> for FailsOnce {
+        type Writer = Self;
+
+        fn open(&self, _: u32, _: u32) -> Result<Self, SinkError> {
+            Ok(self.clone())
+        }
+    }
+
+    impl SinkWriter<u64> for FailsOnce {
+        fn write(&mut self, _: &mut SinkContext<'_>, _: &Stamp, _: &u64) -> Result<(), SinkError> {
+            Ok(())
+        }
+
+        fn commit(&mut self, _: &mut SinkContext<'_>, _: CheckpointId) -> Result<(), SinkError> {
+            self.is_due = true;
+            Ok(())
+        }
+
+        fn poll(&mut self, _: &mut SinkContext<'_>) -> Result<bool, SinkError> {
+            match std::mem::take(&mut self.is_due) && self.commits.fetch_add(1, Ordering::Relaxed) == 0 {
+                true => Err(SinkError::BadRecord { reason: "no commit today".to_owned() }),
+                false => Ok(false),
+            }
+        }
+
+        fn is_committed(&self) -> bool {
+            !self.is_due
+        }
+    }
+
+    #[test]
+    fn a_failure_in_the_last_commit_of_a_sink_is_made_good_by_a_restart_or_if_the_job_was_stopped_left_to_the_next_start()
+     {
+        for (is_stopped, ended, attempts) in [(true, JobState::Suspended, 1), (false, JobState::Finished, 2)] {
+            let clock = Arc::new(ManualClock::default());
+            let (mut engine, mut io) = engine(&clock);
+            let (job, sink) = (Job::new("ends"), FailsOnce::default());
+            let commits = sink.commits.clone();
+            let numbers = Generator::new(|n: u64| n).per_second(10.0);
+            let numbers = if is_stopped { numbers } else { numbers.count(1) };
+            job.source("numbers", numbers).ingestion_time().sink("nowhere", sink);
+            let options = JobOptions {
+                checkpoints: Some(CheckpointOptions::every("/state", Duration::from_secs(600))),
+                restart: RestartPolicy::FixedDelay { attempts_max: 1, delay_ms: 1 },
+                ..JobOptions::default()
+            };
+            let handle = engine.submit(job, options, &mut io).unwrap();
+            run(&mut engine, &clock, &mut io, SECOND_NS / 100);
+            if is_stopped {
+                handle.stop();
+            }
+            run(&mut engine, &clock, &mut io, 60 * SECOND_NS);
+            let status = handle.status();
+            assert_eq!((status.state, status.attempt), (ended, attempts), "{status:?}");
+            assert_eq!(commits.load(Ordering::Relaxed), attempts);
+            assert!(!is_stopped || status.reason.is_some_and(|reason| reason.contains("no commit today")));
+        }
+    }
+
+    #[test]
+    fn who_follows_a_job_that_is_over_but_for_its_savepoint_hears_once_that_the_engine_is_gone() {
+        let clock = Arc::new(ManualClock::default());
+        let (mut engine, mut io) = engine(&clock);
+        let follower = Arc::new(Told::default());
+        let checkpoints = CheckpointOptions::every("/state", Duration::from_secs(1));
+        let checkpoints = Some(CheckpointOptions { follower: Some(follower.clone()), ..checkpoints });
+        let options = JobOptions { checkpoints, ..JobOptions::default() };
+        let handle = engine.submit(endless("followed"), options, &mut io).unwrap();
+        run(&mut engine, &clock, &mut io, SECOND_NS);
+        let _savepoint = handle.stop_with_savepoint("/savepoint", false);
+        while !engine.leftovers().iter().any(|left| left.contains("lingers")) {
+            engine.step_slot(0, &mut io);
+            engine.step_control(&mut io);
+            io.drive();
+            assert!(!handle.has_ended(), "the savepoint was complete before the job was over");
+        }
+        engine.shut_down(&mut [io.clone(), io]);
+        assert_eq!(follower.0.load(Ordering::Relaxed), 1);
     }
 
     #[test]

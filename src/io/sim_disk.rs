@@ -43,6 +43,9 @@ pub enum Survivors {
     Nothing,
     /// All of them, those under way included.
     Everything,
+    /// All of them, and they are as little flushed as before: no power failed, a process was killed on a machine that goes on. Of the
+    /// operations under way any may have been carried out.
+    PageCache,
     /// Any of them: torn at 512 bytes, in any order, lengths and names apart from bytes.
     Random,
 }
@@ -154,7 +157,7 @@ impl SimDisk {
                 let reaches = match survivors {
                     Survivors::Nothing => false,
                     Survivors::Everything => true,
-                    Survivors::Random => rng.chance(500),
+                    Survivors::Random | Survivors::PageCache => rng.chance(500),
                 };
                 if reaches {
                     // Nobody is left to hear how it ended.
@@ -164,7 +167,9 @@ impl SimDisk {
             io.files.clear();
         }
         let mut state = self.state.borrow_mut();
-        state.names.crash(survivors, rng);
+        if survivors != Survivors::PageCache {
+            state.names.crash(survivors, rng);
+        }
         state.halt_at = u64::MAX;
     }
 

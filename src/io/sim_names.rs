@@ -138,7 +138,7 @@ impl Names {
         for (index, changes) in facts.into_iter().enumerate() {
             let survives = match survivors {
                 Survivors::Nothing => false,
-                Survivors::Everything => true,
+                Survivors::Everything | Survivors::PageCache => true,
                 Survivors::Random => journal_ends_at.map_or_else(|| rng.chance(500), |end| index < end),
             };
             if survives {

@@ -126,14 +126,14 @@ impl JobManager {
         }
     }
 
-    /// The last checkpoint is durable. Drained tasks finish by themselves; a stopped job's tasks are told to.
+    /// The last checkpoint is durable: tasks finish by themselves, behind the last commits of their sinks. Only a cancel ends them before.
     fn on_final_complete(&mut self, id: JobId, now_ns: u64) {
         let Some(job) = self.jobs.get_mut(&id).filter(|job| matches!(job.ending, Ending::Stop { .. })) else { return };
         if job.then != Then::End(JobState::Canceled) {
-            job.then = Then::End(JobState::Suspended);
+            (job.then, job.remark) = (Then::End(JobState::Suspended), None);
         }
         match job.state {
-            JobState::Running => self.stop_tasks(id, JobState::Cancelling, None, now_ns),
+            JobState::Running => self.await_tasks(id, JobState::Cancelling, None, now_ns),
             JobState::Restarting => self.end(id, JobState::Suspended, None),
             _ => {}
         }

@@ -19,7 +19,8 @@ impl JobManager {
                 self.end(id, JobState::Canceled, None);
                 self.place_waiting(now_ns);
             }
-            JobState::Running | JobState::Failing => {
+            JobState::Cancelling if !job.tasks.iter().any(|task| task.state.needs_cancelling()) => {}
+            JobState::Running | JobState::Failing | JobState::Cancelling => {
                 self.pause_checkpoints(id, "the job is being cancelled", now_ns);
                 self.stop_tasks(id, JobState::Cancelling, None, now_ns);
             }
@@ -98,6 +99,13 @@ impl JobManager {
         let random = self.next_random();
         let Some(job) = self.jobs.get_mut(&id) else { return };
         if job.state != JobState::Running {
+            // Behind its last checkpoint a job that stops only has the last commits of its sinks before it. A restart would carry them out, but
+            // read on too, beyond the savepoint it may have been stopped with.
+            if job.state == JobState::Cancelling && job.then == Then::End(JobState::Suspended) {
+                job.remark = Some(format!(
+                    "{reason}; what its sinks have not published of its last checkpoint, the next start does"
+                ));
+            }
             return self.follow_tasks(id, now_ns);
         }
         if job.ending == Ending::Drained {
@@ -124,8 +132,6 @@ impl JobManager {
 
     /// Tells every live task to stop; what follows when they have is in `Job::then`.
     pub(super) fn stop_tasks(&mut self, id: JobId, state: JobState, reason: Option<String>, now_ns: u64) {
-        let until_ns = now_ns.saturating_add(self.settings.cancel_grace_ns);
-        self.set_state(id, state, Some(until_ns), reason);
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let attempt = job.attempt;
         let live = job.tasks.iter_mut().filter(|task| task.state.needs_cancelling());
@@ -133,6 +139,13 @@ impl JobManager {
         for task in stopping {
             self.tell(id, ToTaskManager::CancelTask { task, attempt });
         }
+        self.await_tasks(id, state, reason, now_ns);
+    }
+
+    /// Waits for all tasks to end, for the grace period without a word.
+    pub(super) fn await_tasks(&mut self, id: JobId, state: JobState, reason: Option<String>, now_ns: u64) {
+        let until_ns = now_ns.saturating_add(self.settings.cancel_grace_ns);
+        self.set_state(id, state, Some(until_ns), reason);
         self.follow_tasks(id, now_ns);
     }
 
@@ -202,7 +215,7 @@ impl JobManager {
                     self.set_state(id, JobState::Restarting, Some(at_ns), reason);
                 }
                 Then::End(state) => {
-                    let reason = job.remark.clone().filter(|_| state == JobState::Failed);
+                    let reason = job.remark.clone().filter(|_| state != JobState::Canceled);
                     self.end(id, state, reason);
                 }
             },

@@ -12,7 +12,8 @@ const S: u64 = 1_000 * MS;
 const MIB: u64 = 1 << 20;
 const TM: TaskManagerId = TaskManagerId(1);
 
-/// Two slots and 100 MiB. Tasks run as soon as they are started, acknowledge every checkpoint, and stop when told to.
+/// Two slots and 100 MiB. Tasks run as soon as they are started, acknowledge every checkpoint, finish behind the last one, and stop when told
+/// to.
 struct World {
     jm: JobManager,
     tm: TaskManager,
@@ -147,8 +148,13 @@ impl World {
             (CheckpointOrder::Commit, Store::Full) => {
                 self.tell(ToJobManager::CheckpointFailed { job, id, reason: "disk full".into() });
             }
-            (CheckpointOrder::NotifyComplete(CheckpointKind::Final), _) if self.draining => {
-                for (task, attempt) in std::mem::take(&mut self.running) {
+            (CheckpointOrder::NotifyComplete(CheckpointKind::Final), _) => {
+                let of_job: Vec<_> = self.running.keys().copied().filter(|task| task.job == job).collect();
+                let (hanging, finishing): (Vec<_>, Vec<_>) =
+                    of_job.into_iter().partition(|task| self.stuck.contains(task));
+                self.told.extend(hanging);
+                for task in finishing {
+                    let attempt = self.running.remove(&task).unwrap();
                     self.tm.on_task_state(task, attempt, TaskState::Finished);
                 }
             }
@@ -614,6 +620,39 @@ fn a_stopped_job_takes_a_final_checkpoint_and_is_suspended() {
     let last = world.orders.last().unwrap();
     assert_eq!(*last, (CheckpointId(1), CheckpointOrder::NotifyComplete(CheckpointKind::Final)));
     assert!(world.running.is_empty());
+}
+
+#[test]
+fn a_task_that_hangs_behind_the_last_checkpoint_is_told_to_stop_by_a_cancel_alone() {
+    let mut world = World::new();
+    let id = world.submit(job("a"));
+    world.stuck.insert(task(id, 1, 1));
+    world.jm.stop_with_checkpoint(id, false, 0);
+    world.run();
+    assert_eq!(world.state(id), JobState::Cancelling);
+    world.stuck.clear();
+    world.advance(100_000);
+    assert_eq!(world.state(id), JobState::Cancelling, "its sinks may still commit");
+    world.jm.cancel(id, world.now_ns);
+    world.run();
+    assert_eq!(world.state(id), JobState::Canceled);
+}
+
+#[test]
+fn a_task_that_fails_behind_the_last_checkpoint_of_a_stop_leaves_its_reason() {
+    let mut world = World::new();
+    let id = world.submit(job("a"));
+    world.stuck.insert(task(id, 1, 1));
+    world.jm.stop_with_checkpoint(id, false, 0);
+    world.run();
+    world.stuck.clear();
+    world.fail(task(id, 1, 1));
+    assert_eq!(world.state(id), JobState::Suspended);
+    assert!(
+        world.reason(id).contains("boom") && world.reason(id).contains("the next start does"),
+        "{}",
+        world.reason(id)
+    );
 }
 
 #[test]

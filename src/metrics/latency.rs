@@ -145,6 +145,21 @@ impl LatencyReader {
         let _ = self.exchange.spare.push(spare);
     }
 
+    /// Whether the recorder is gone: then nothing comes after what it handed over last.
+    pub fn has_ended(&mut self) -> bool {
+        Arc::get_mut(&mut self.exchange).is_some()
+    }
+
+    /// Takes over what another reader, whose recorder is gone, has collected and can still collect.
+    pub fn absorb(&mut self, other: Self) {
+        for part in other.exchange.full.pop().into_iter().chain(other.collected) {
+            match &mut self.collected {
+                Some(whole) => add(whole, &part),
+                None => self.collected = Some(part),
+            }
+        }
+    }
+
     /// The figures of everything collected.
     pub fn summary(&self) -> LatencySummary {
         summarize([self])
@@ -268,6 +283,26 @@ mod tests {
         let summary = reader.summary();
         assert_eq!((summary.count, summary.p50_ns), (2, 1));
         assert!(summary.max_ns >= LATENCY_NS_MAX);
+    }
+
+    #[test]
+    fn a_reader_that_absorbs_another_has_the_figures_of_both() {
+        let (mut first, mut reader) = latency_channel();
+        let (mut second, mut ended) = latency_channel();
+        first.record(10);
+        ended.collect();
+        second.record(70);
+        second.hand_over_if_asked();
+        ended.collect();
+        second.record(90);
+        assert!(!ended.has_ended());
+        drop(second);
+        assert!(ended.has_ended());
+        reader.absorb(ended);
+        drop(first);
+        reader.collect();
+        let summary = reader.summary();
+        assert_eq!((summary.count, summary.p50_ns, summary.max_ns), (3, 70, 90));
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub enum Metric {
 #[derive(Debug, Default)]
 struct Entry {
     counters: Arc<OperatorCounters>,
-    /// One per recorder ever registered: each attempt of a subtask has its own.
+    /// One per recorder that records, for each attempt of a subtask has its own; what those that are gone recorded is in one more.
     latencies: Vec<LatencyReader>,
 }
 
@@ -75,7 +75,15 @@ impl MetricsRegistry {
     /// A recorder of latencies for a sink. Locks.
     pub fn latency_recorder(&self, of: OperatorName) -> LatencyRecorder {
         let (recorder, reader) = latency_channel();
-        self.lock().entry(of).or_default().latencies.push(reader);
+        let mut entries = self.lock();
+        let latencies = &mut entries.entry(of).or_default().latencies;
+        // A job may restart for ever, and a histogram is 29 KiB.
+        let past = latencies.extract_if(.., LatencyReader::has_ended).reduce(|mut past, reader| {
+            past.absorb(reader);
+            past
+        });
+        latencies.extend(past);
+        latencies.push(reader);
         recorder
     }
 
@@ -196,6 +204,16 @@ mod tests {
         assert_eq!(registry.sink_latency("monitor", "sink").count, 0);
         let in_snapshot = of(&registry.snapshot(), &windows(0));
         assert!(matches!(in_snapshot[..], [.., Metric::Latency(LatencySummary { count: 2, .. })]), "{in_snapshot:?}");
+    }
+
+    #[test]
+    fn a_sink_that_was_restarted_often_keeps_its_figures_and_not_a_histogram_for_each_attempt() {
+        let registry = MetricsRegistry::new();
+        (0..1_000).for_each(|_| registry.latency_recorder(windows(0)).record(50));
+        let kept: usize = registry.lock().values().map(|entry| entry.latencies.len()).sum();
+        assert!(kept <= 2, "{kept} readers");
+        let latency = registry.sink_latency("monitor", "windows");
+        assert_eq!((latency.count, latency.max_ns), (1_000, 50));
     }
 
     #[test]

@@ -8,9 +8,10 @@ use super::{address, download};
 use crate::checkpoint::{CheckpointFollower, CheckpointId, CommittedFiles};
 use crate::io::{Io, IoChoice};
 use crate::memory::{Arena, ArenaOptions, HugePages, MemoryBudget};
-use crate::slot::{Doorbell, spawn_slot};
+use crate::slot::{Doorbell, panic_message, spawn_slot};
 use object_store::ObjectStore;
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -172,7 +173,7 @@ impl RemoteCopies {
     fn wake(&self, mut state: MutexGuard<'_, State>) {
         if !state.is_started && state.has_work() {
             let shared = self.shared.clone();
-            match spawn_slot("remote-copies", None, move || work(&shared)) {
+            match spawn_slot("remote-copies", None, move || work_contained(&shared)) {
                 // It ends when the job does: nobody waits for it.
                 Ok(_) => state.is_started = true,
                 Err(error) => state.give_up(&error.to_string()),
@@ -205,6 +206,15 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every change is one assignment after another of plain figures: a panic in between leaves nothing unusable.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The store may be the host's own: where it panics the copies end, and no job waits for them.
+fn work_contained(shared: &Shared) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(shared))) {
+        let mut state = shared.lock();
+        state.give_up(&format!("the copying panicked: {}", panic_message(&*panic)));
+        (state.is_copying, state.is_started, state.is_ending) = (false, false, false);
     }
 }
 

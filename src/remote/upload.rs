@@ -114,9 +114,14 @@ impl Place {
         let names = listed.iter().filter_map(|object| object.location.filename().map(str::to_owned));
         known.parts = Some(names.collect());
         for checkpoint in self.checkpoints().await? {
-            // A damaged index keeps no part; what it named goes only when it does.
-            let names = self.read_index(checkpoint).await.map(|index| index.parts).unwrap_or_default();
-            known.indexes.insert(checkpoint, names.into_iter().map(|part| part.name).collect());
+            let parts = match self.read_index(checkpoint).await {
+                Ok(index) => index.parts,
+                // It keeps no part: nobody can fetch by it.
+                Err(RemoteError::Damaged { .. }) => Vec::new(),
+                // What it names is not known now, and must not go.
+                Err(error) => return Err(error),
+            };
+            known.indexes.insert(checkpoint, parts.into_iter().map(|part| part.name).collect());
         }
         Ok(())
     }

@@ -194,7 +194,7 @@ impl Simulation {
         self.crash_keeping(self.faults.survivors);
     }
 
-    /// The power fails, and what survives is chosen. `Everything` is a process that was killed on a machine that goes on.
+    /// The power fails, and what survives is chosen. `PageCache` is a process that was killed on a machine that goes on.
     pub fn crash_keeping(&mut self, survivors: Survivors) {
         self.fold(u64::MAX);
         self.disk.crash_keeping(survivors, &mut self.rng);
@@ -204,7 +204,7 @@ impl Simulation {
     /// Starts an engine with so many slots, on the disk as it is. What ran before is gone.
     pub fn restart(&mut self, slots: u32) {
         if self.process.is_some() {
-            self.crash_keeping(Survivors::Everything);
+            self.crash_keeping(Survivors::PageCache);
         }
         self.slots = slots;
         self.start();

@@ -114,6 +114,9 @@ impl Task {
 
     fn run(&mut self, cx: &mut ChainContext<'_>) -> Progress {
         let mut worked = self.deliver(cx);
+        if self.has_ended() {
+            return Progress::Done;
+        }
         if !self.is_draining && self.input.has_ended() {
             self.is_draining = true;
             self.reports.send(TaskReport::Draining(self.of));
@@ -123,7 +126,7 @@ impl Task {
         if self.last_complete {
             let mut committed = true;
             self.input.signal_all(cx, Signal::Committed(&mut committed));
-            if committed {
+            if committed && cx.failure.is_none() {
                 self.end(cx, TaskReport::Finished(self.of));
                 return Progress::Done;
             }
@@ -157,7 +160,7 @@ impl Task {
 
     fn deliver_one(&mut self, cx: &mut ChainContext<'_>) -> bool {
         // A barrier behind a snapshot that is still being harvested waits: one at a time.
-        if self.input.is_blocked() || cx.failure.is_some() {
+        if self.input.is_blocked() || cx.failure.is_some() || self.has_ended() {
             return false;
         }
         let taken = match &mut self.input {
@@ -168,9 +171,11 @@ impl Task {
             Taken::Nothing => false,
             Taken::Something => true,
             Taken::Barrier(id) => {
-                // The command was sent before the barrier set out, so it is here.
+                // The command was sent before the barrier set out, so it is here. So may be one to stop.
                 self.take_commands(cx);
-                self.begin_snapshot(id, cx);
+                if !self.has_ended() {
+                    self.begin_snapshot(id, cx);
+                }
                 true
             }
         }
@@ -202,7 +207,9 @@ impl Task {
     }
 
     fn take_commands(&mut self, cx: &mut ChainContext<'_>) {
-        while let Some(command) = self.inbox.take() {
+        while !self.has_ended()
+            && let Some(command) = self.inbox.take()
+        {
             match command {
                 TaskCommand::Trigger { id, images, stop, drain } => {
                     self.images = (id, images);
@@ -228,8 +235,7 @@ impl Task {
                         source.root.set_stopped(false);
                     }
                 }
-                // A job that stops with its last checkpoint is cancelled behind it: the sinks commit first.
-                TaskCommand::Cancel if self.last_complete => {}
+                // Even behind the last checkpoint: what its sinks have not published by then, the next start does.
                 TaskCommand::Cancel => self.end(cx, TaskReport::Canceled(self.of)),
             }
         }
@@ -274,8 +280,12 @@ impl Task {
         if worked { Progress::Worked } else { Progress::Idle }
     }
 
+    fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended)
+    }
+
     fn end(&mut self, cx: &mut ChainContext<'_>, report: TaskReport) {
-        if !matches!(self.phase, Phase::Ended) {
+        if !self.has_ended() {
             self.close(cx);
             self.reports.send(report);
         }
@@ -286,6 +296,7 @@ impl Task {
         if let Phase::Restoring(restoring) = &mut self.phase {
             restoring.close(cx.io);
         }
+        self.snapshot = None;
         self.state.borrow_mut().close();
         self.input.signal_all(cx, Signal::Close);
         self.phase = Phase::Ended;
@@ -355,7 +366,7 @@ impl SlotTask for Task {
         let mut failure: Option<OperatorFailure> = None;
         let StepContext { now_ns, wall_ms, ref mut io } = *step;
         let mut cx = ChainContext { now_ns, wall_ms, origin_ns: now_ns, io: &mut **io, failure: &mut failure };
-        if !matches!(self.phase, Phase::Ended) {
+        if !self.has_ended() {
             self.close(&mut cx);
         }
     }
@@ -367,5 +378,110 @@ impl SlotTask for Task {
             }
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exchange::{ChannelOptions, InBand, RecordFrame, RecordShape, channel};
+    use crate::graph::{ChainRoot, EdgeRoot};
+    use crate::io::{SharedIo, SimDisk, SimDiskOptions, SimIo};
+    use crate::job_manager::{Attempt, JobId, TaskAddress};
+    use crate::memory::{Arena, ArenaOptions, MemoryBudget};
+    use crate::metrics::{MetricsRegistry, TaskMetrics};
+    use crate::slot::{Doorbell, LocalServices};
+    use crate::time::ManualClock;
+    use crossbeam_queue::{ArrayQueue, SegQueue};
+    use std::collections::HashMap;
+    use std::sync::Mutex;
+
+    /// Hears what it is told, and has its task cancelled by the first watermark, in the middle of a step.
+    struct Told {
+        signals: Arc<Mutex<Vec<&'static str>>>,
+        inbox: Arc<TaskInbox>,
+    }
+
+    impl ChainRoot for Told {
+        fn signal(&mut self, _: &mut ChainContext<'_>, signal: &mut Signal<'_>) -> Flow {
+            let name = match signal {
+                Signal::Watermark(EventTimeMs(1)) => {
+                    self.inbox.send(TaskCommand::Cancel);
+                    "the first watermark"
+                }
+                Signal::Watermark(_) => "another watermark",
+                Signal::Snapshot(_) => "a snapshot",
+                Signal::Close => "close",
+                Signal::Poll(_) | Signal::Committed(_) | Signal::Prepared(_) => "a question",
+                Signal::Restore(_) | Signal::Complete(_) | Signal::Idle(_) => "something else",
+            };
+            self.signals.lock().unwrap().push(name);
+            Flow::Done
+        }
+
+        fn is_blocked(&self) -> bool {
+            false
+        }
+    }
+
+    impl EdgeRoot for Told {
+        fn records(&mut self, _: &mut ChainContext<'_>, _: &RecordFrame<'_>) {}
+    }
+
+    #[test]
+    fn a_task_that_is_cancelled_while_it_delivers_does_nothing_more() {
+        let arena = Arena::new(MemoryBudget::new(8 << 20), ArenaOptions::default());
+        let bell = Arc::new(Doorbell::new().unwrap());
+        let (mut sender, receiver) = channel(ChannelOptions {
+            who: "test",
+            shape: RecordShape::fixed::<u64, u64>(),
+            segments_in_flight_max: 4,
+            arena: arena.clone(),
+            consumer: bell.clone(),
+            producer: bell.clone(),
+        });
+        let barrier = InBand::Barrier(CheckpointId(1));
+        [InBand::Watermark(EventTimeMs(1)), barrier, InBand::Watermark(EventTimeMs(2))]
+            .into_iter()
+            .for_each(|event| sender.event(event).unwrap());
+        let (signals, inbox) = (Arc::<Mutex<Vec<_>>>::default(), Arc::new(TaskInbox::new(bell.clone())));
+        let told = (signals.clone(), inbox.clone());
+        let chain: ChainFactory =
+            Arc::new(move |_| Ok(BuiltChain::Edge(Box::new(Told { signals: told.0.clone(), inbox: told.1.clone() }))));
+        let (reports, key_groups) = (Arc::new(SegQueue::new()), KeyGroupRange::of_subtask(0, 1, 8));
+        let deployment = Deployment {
+            of: Execution { task: TaskAddress { job: JobId(1), vertex: 0, subtask: 0 }, attempt: Attempt(1) },
+            vertex: "told".into(),
+            key_groups,
+            chains: vec![chain],
+            input: Some(InputGate::new([receiver])),
+            restore: None,
+            spill_path: None,
+            dropping: Dropping::default(),
+            inbox,
+            reports: ReportSender::new(Arc::clone(&reports), Arc::new(ArrayQueue::new(1)), bell.clone()),
+        };
+        let cx = BuildContext {
+            subtask: 0,
+            parallelism: 1,
+            max_parallelism: 8,
+            state: Rc::new(RefCell::new(StateBackend::new(key_groups, 8, arena.clone()))),
+            arena,
+            outputs: HashMap::new(),
+            splits: [].into(),
+            metrics: TaskMetrics::new(MetricsRegistry::new(), "job".into(), 0),
+            doorbell: bell,
+            clock: Arc::new(ManualClock::default()),
+            is_durable: false,
+            local: LocalServices::default(),
+        };
+        let mut task = Task::build(deployment, cx, 0).unwrap();
+        let mut io = SharedIo::new(SimIo::new(&SimDisk::new(1, SimDiskOptions::default())));
+        while task.step(&mut StepContext { now_ns: 0, wall_ms: 0, io: &mut io }) != Progress::Done {}
+        let signals = signals.lock().unwrap();
+        let behind: Vec<_> = signals.iter().skip_while(|signal| **signal != "the first watermark").collect();
+        assert_eq!(behind, [&"the first watermark", &"close"]);
+        let reports: Vec<_> = std::iter::from_fn(|| reports.pop()).collect();
+        assert!(matches!(reports[..], [TaskReport::Running(_), TaskReport::Canceled(_)]), "{reports:?}");
     }
 }

@@ -221,7 +221,7 @@ impl Failures {
         self.squeezed = None;
         match self.rng.below(3) {
             0 => self.machine.crash(),
-            1 => self.machine.crash_keeping(Survivors::Everything),
+            1 => self.machine.crash_keeping(Survivors::PageCache),
             _ => {
                 self.machine.stop_engine();
                 if !job.has_ended() {

@@ -17,6 +17,7 @@ mod open;
 mod prune;
 mod reclaim;
 
+pub(crate) use copying::StorePins;
 pub(super) use open::pairs_for;
 pub use prune::Pruned;
 
