@@ -5,7 +5,7 @@ use super::{ChainContext, Flow, Signal, Stage};
 use crate::exchange::RecordFrame;
 use crate::graph::{BuildContext, BuildError};
 use crate::record::{Key, Record};
-use crate::state::{FixedValue, ValueState};
+use crate::state::{FixedValue, KeyHash, ValueState};
 use std::sync::Arc;
 
 /// Keeps one record per key.
@@ -44,7 +44,9 @@ where
         records: impl Iterator<Item = KeyedRecord<'a, K, T>>,
     ) {
         let Self { operator, function, reduced, next } = self;
+        let ahead = frame.records_of(T::shape(K::FIXED_LEN));
         let updated = reduced.update_each(
+            ahead.map(|record| KeyHash::of(record.key, record.group)),
             records.map(|record| (record.key, (record.at, record.view))),
             |(_, record), stored| Some(stored.map_or(*record, |stored| function(&stored, record))),
             |(at, _), reduced| next.record(cx, &frame.stamp(at), reduced),

@@ -371,7 +371,7 @@ where
             let slices = &mut self.slices;
             // Most records miss no window; the others find their accumulator without help. The key's own hash is not kept: it is not needed.
             let mut placed = records.by_ref().map(|KeyedRecord { at, key, view, .. }| {
-                let place = slices.place(&key, &SliceKey { start: start_of(at.0), missed: 0 });
+                let place = slices.place(&key.hashed(), &SliceKey { start: start_of(at.0), missed: 0 });
                 (at, key.key, key.group, place, view)
             });
             let group = next_group(&mut placed, &mut group);

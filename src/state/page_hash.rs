@@ -56,7 +56,7 @@ pub(super) fn page_hash(kind: u8, bytes: &[u8]) -> u64 {
 #[inline(always)]
 fn skewed(hash: u64) -> u64 {
     let high = hash >> 32;
-    let bow = high * (high ^ 0xffff_ffff);
+    let bow = high * u64::from(!(high as u32));
     let position = (high << 32) + (bow >> 2) + (bow >> 4);
     position & !0xff_ffff | hash & 0xff_ffff
 }
