@@ -41,7 +41,8 @@ impl OutputGate {
     ) {
         let pushed = match self.partitioner.targets(hash_code) {
             Targets::One(channel, group) => {
-                let sender = &mut self.senders[channel];
+                let sender = self.senders.get_mut(channel);
+                let sender = sender.unwrap_or_else(|| unreachable!("a partitioner chooses among the channels"));
                 if sender.try_push(stamp, group, key, payload) {
                     return;
                 }

@@ -96,7 +96,10 @@ impl Partitioner {
 impl KeyGroupOwners {
     #[inline(always)]
     fn target(&self, group: KeyGroup) -> Targets {
-        Targets::One(usize::from(self.0[usize::from(group.0)]), group)
+        let Some(&subtask) = self.0.get(usize::from(group.0)) else {
+            unreachable!("there is an owner of every key group")
+        };
+        Targets::One(usize::from(subtask), group)
     }
 }
 

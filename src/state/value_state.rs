@@ -208,7 +208,8 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
             fetch_cells(table, const { Self::LAYOUT }, places.iter());
             let placed = places.iter().zip(records.by_ref()).map(|(&place, (key, record))| (place, key, record));
             update_group(table, placed, &mut change, &mut updated)?;
-            if len < LOOK_AHEAD {
+            // Not at a group that is shorter: that would be noted at every record of it.
+            if len == 0 {
                 return Ok(());
             }
         }
