@@ -34,12 +34,13 @@ use millstream::record::Stamp;
 use millstream::slot::{
     AllowedCpus, Doorbell, IdlePolicy, Progress, Share, Slot, SlotTask, StepContext, drive, spawn_slot,
 };
+use millstream::state::KeyGroup;
 use millstream::time::{Clock, EventTimeMs, MachineClock};
 use std::sync::Arc;
 use std::time::Duration;
 use support::{Bench, Figure, histogram};
 
-/// 8 bytes of event time, 8 of key, 16 of payload: 32 in a frame.
+/// 8 bytes of event time and key group, 8 of key, 16 of payload: 32 in a frame.
 const SHAPE: RecordShape = RecordShape::fixed::<u64, [u64; 2]>();
 
 fn main() {
@@ -176,7 +177,9 @@ fn connect(from: &Arc<Doorbell>, to: &Arc<Doorbell>) -> (Sender, Receiver) {
 fn push(sender: &mut Sender, value: u64) {
     let stamp = Stamp { at: EventTimeMs(value as i64), clock: EventTimeMs::MIN, split: 0, origin_ns: 0 };
     let payload = [value, value];
-    sender.push(&stamp, bytemuck::bytes_of(&value), bytemuck::bytes_of(&payload)).expect("the receiver lives");
+    sender
+        .push(&stamp, KeyGroup(0), bytemuck::bytes_of(&value), bytemuck::bytes_of(&payload))
+        .expect("the receiver lives");
 }
 
 fn send(sender: &mut Sender, value: u64) {

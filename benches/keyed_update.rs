@@ -26,7 +26,7 @@ use millstream::metrics::{MetricsRegistry, TaskMetrics};
 use millstream::operator::{ChainContext, Flow, KeyedHead, Reduce, Signal, Stage};
 use millstream::record::Stamp;
 use millstream::slot::{Doorbell, LocalServices};
-use millstream::state::{HarvestProgress, KeyGroupRange, StateBackend, ValueState};
+use millstream::state::{HarvestProgress, KeyContext, KeyGroupRange, StateBackend, ValueState};
 use millstream::time::{EventTimeMs, MachineClock};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap as StdHashMap;
@@ -177,6 +177,7 @@ fn rate_with_checkpoints(stream: &[u64], state: &ValueState<u64, Total>, backend
 
 /// A whole operator behind a channel.
 struct Operator {
+    keys: KeyContext,
     sender: Sender,
     receiver: Receiver,
     chain: Box<dyn EdgeRoot>,
@@ -234,7 +235,7 @@ impl Operator {
         let sum = |stored: &Total, record: &Total| [stored[0] + record[0], stored[1] + record[1]];
         let reduce = Reduce::<u64, Total, _, _>::open(&"sum".into(), sum, &mut cx, Emitted(emitted.clone()));
         let chain = Box::new(KeyedHead::<u64, Total, _>::new(keys, cx.state.clone(), reduce.expect("the first state")));
-        Self { sender, receiver, chain, io: SimIo::new(&SimDisk::new(1, SimDiskOptions::default())), emitted }
+        Self { keys, sender, receiver, chain, io: SimIo::new(&SimDisk::new(1, SimDiskOptions::default())), emitted }
     }
 
     /// Sends batch after batch; the clock runs while the operator takes its frames.
@@ -243,7 +244,12 @@ impl Operator {
         for batch in stream.chunks(BATCH) {
             for key in batch {
                 let stamp = Stamp { at: EventTimeMs(0), clock: EventTimeMs::MIN, split: 0, origin_ns: 0 };
-                let sent = self.sender.push(&stamp, bytemuck::bytes_of(key), bytemuck::bytes_of(&[1, *key]));
+                let sent = self.sender.push(
+                    &stamp,
+                    self.keys.group(key),
+                    bytemuck::bytes_of(key),
+                    bytemuck::bytes_of(&[1, *key]),
+                );
                 sent.expect("the receiver lives");
             }
             self.sender.flush().expect("the receiver lives");

@@ -28,7 +28,7 @@ fn a_record_larger_than_a_segment_fails_the_job_with_both_sizes() {
         .sink("nowhere", Discard);
     let options = JobOptions { restart: RestartPolicy::None, ..JobOptions::default() };
     let error = engine.submit(job, options).unwrap().wait().unwrap_err().to_string();
-    assert!(error.contains("a record of 400") && error.contains("a segment of 32736 bytes"), "{error}");
+    assert!(error.contains("a record of 400") && error.contains("a segment of 32720 bytes"), "{error}");
 }
 
 #[derive(Record, Clone, Copy, Debug)]

@@ -138,6 +138,7 @@ pub(super) mod tests {
     use crate::memory::{ArenaOptions, MemoryBudget};
     use crate::record::Stamp;
     use crate::slot::Progress;
+    use crate::state::KeyGroup;
     use crate::time::EventTimeMs;
 
     pub const SHAPE: RecordShape = RecordShape::Fixed { key_len: 8, payload_len: 8 };
@@ -153,7 +154,7 @@ pub(super) mod tests {
     }
 
     pub fn send(sender: &mut Sender, value: u64) {
-        sender.push(&stamp(1), bytemuck::bytes_of(&value), bytemuck::bytes_of(&(value * 2))).unwrap();
+        sender.push(&stamp(1), KeyGroup(0), bytemuck::bytes_of(&value), bytemuck::bytes_of(&(value * 2))).unwrap();
     }
 
     /// The keys of all records that are readable, and the events as negative numbers of their order.
@@ -201,7 +202,7 @@ pub(super) mod tests {
     fn records_of_different_origins_lie_in_different_frames() {
         let (mut sender, mut receiver) = channel(options(SHAPE, 4));
         for origin_ns in [1, 1, 2] {
-            sender.push(&stamp(origin_ns), &[0; 8], &[0; 8]).unwrap();
+            sender.push(&stamp(origin_ns), KeyGroup(0), &[0; 8], &[0; 8]).unwrap();
         }
         sender.flush().unwrap();
         let mut frames = Vec::new();
@@ -210,6 +211,26 @@ pub(super) mod tests {
             receiver.advance();
         }
         assert_eq!(frames, [(1, 2), (2, 1)]);
+    }
+
+    #[test]
+    fn times_that_lie_too_far_apart_for_one_frame_arrive_in_several() {
+        let (mut sender, mut receiver) = channel(options(SHAPE, 4));
+        let times = [0, 5, i64::MAX, i64::MIN, i64::MIN + 1, 1 << 47, 0];
+        for at in times {
+            let stamp = Stamp { at: EventTimeMs(at), ..stamp(1) };
+            sender.push(&stamp, KeyGroup(9), &[0; 8], &[0; 8]).unwrap();
+        }
+        sender.flush().unwrap();
+        let (mut seen, mut frames) = (Vec::new(), Vec::new());
+        while let Some(Delivery::Records(frame)) = receiver.peek() {
+            frames.push(frame.count());
+            seen.extend(frame.records().map(|record| (record.at.0, record.group)));
+            receiver.advance();
+        }
+        assert_eq!(seen, times.map(|at| (at, KeyGroup(9))));
+        // The largest time and the smallest are neighbours, as differences wrap around.
+        assert_eq!(frames, [2, 3, 2]);
     }
 
     #[test]
@@ -300,7 +321,7 @@ pub(super) mod tests {
         let (mut sender, mut receiver) = channel(options);
         let mut sent = 0u64;
         let refusal = loop {
-            match sender.push(&stamp(1), bytemuck::bytes_of(&sent), &[0; 8]) {
+            match sender.push(&stamp(1), KeyGroup(0), bytemuck::bytes_of(&sent), &[0; 8]) {
                 Ok(()) => sent += 1,
                 Err(refusal) => break refusal,
             }
@@ -321,12 +342,12 @@ pub(super) mod tests {
     #[test]
     fn a_record_larger_than_a_segment_is_refused_with_both_sizes() {
         let (mut sender, mut receiver) = channel(options(RecordShape::Sized, 4));
-        let refusal = sender.push(&stamp(1), b"k", &vec![0; 40_000]).unwrap_err();
+        let refusal = sender.push(&stamp(1), KeyGroup(0), b"k", &vec![0; 40_000]).unwrap_err();
         assert_eq!(
             refusal,
-            ExchangeError::RecordTooLarge { who: "test", record_bytes: 40_032, segment_bytes: SEGMENT_LEN_BYTES - 32 }
+            ExchangeError::RecordTooLarge { who: "test", record_bytes: 40_032, segment_bytes: SEGMENT_LEN_BYTES - 48 }
         );
-        sender.push(&stamp(1), b"", &vec![0; SEGMENT_LEN_BYTES - 32 - 16]).unwrap();
+        sender.push(&stamp(1), KeyGroup(0), b"", &vec![0; SEGMENT_LEN_BYTES - 48 - 16]).unwrap();
         sender.flush().unwrap();
         assert!(matches!(receiver.peek(), Some(Delivery::Records(frame)) if frame.count() == 1));
     }
@@ -335,14 +356,14 @@ pub(super) mod tests {
     #[should_panic(expected = "a key of 8 and a payload of 7 bytes")]
     fn a_record_of_other_lengths_is_refused_on_a_fixed_channel() {
         let (mut sender, _receiver) = channel(options(SHAPE, 4));
-        drop(sender.push(&stamp(1), &[0; 8], &[0; 7]));
+        drop(sender.push(&stamp(1), KeyGroup(0), &[0; 8], &[0; 7]));
     }
 
     #[test]
     fn sized_payloads_lie_at_addresses_that_are_multiples_of_16() {
         let (mut sender, mut receiver) = channel(options(RecordShape::Sized, 4));
         for len in 0..50 {
-            sender.push(&stamp(len as u64 / 3), &vec![1; len], &vec![2; 2 * len]).unwrap();
+            sender.push(&stamp(len as u64 / 3), KeyGroup(0), &vec![1; len], &vec![2; 2 * len]).unwrap();
         }
         sender.flush().unwrap();
         let mut seen = 0;

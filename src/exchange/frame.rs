@@ -4,14 +4,14 @@
 //! is closed and published (`channel`).
 //!
 //! ```text
-//!  offset  0       4       8         12      16       24          32                       32 + len
-//!          | kind  | count | len u32 | split | clock  | origin_ns | count records, len bytes | zero to 15 bytes up to a multiple of 16
-//!            u32     u32               u32     i64      u64
+//!  offset  0       4       8         12      16       24          32     40     48                       48 + len
+//!          | kind  | count | len u32 | split | clock  | origin_ns | base | zero | count records, len bytes | zero to 15 bytes up to
+//!            u32     u32               u32     i64      u64         i64    u64                                a multiple of 16
 //! ```
-//! Frames follow each other from the beginning of a segment, each at a multiple of 16 bytes, none crosses its end. An in-band event
+//! The records' event times are counted from `base`. Frames follow each other from the beginning of a segment, each at a multiple of 16 bytes, none crosses its end. An in-band event
 //! has `len` 0 and carries its value in `clock`. Native little-endian; frames never leave the process.
 
-use super::record_shape::{RecordRefs, RecordShape};
+use super::record_shape::{RecordRefs, RecordShape, TimeBase};
 use crate::checkpoint::CheckpointId;
 use crate::record::Stamp;
 use crate::time::EventTimeMs;
@@ -69,6 +69,8 @@ pub(super) struct FrameHeader {
     split: u32,
     clock: i64,
     origin_ns: u64,
+    base: TimeBase,
+    padding: u64,
 }
 
 const RECORDS: u32 = 1;
@@ -112,7 +114,7 @@ impl<'a> RecordFrame<'a> {
     /// The records, oldest first.
     #[inline]
     pub fn records(&self) -> RecordRefs<'a> {
-        self.shape.read(self.records)
+        self.shape.read(self.records, self.header.base)
     }
 
     /// The same where the compiler knows the shape: reading a record then is a few moves.
@@ -122,7 +124,7 @@ impl<'a> RecordFrame<'a> {
     #[inline(always)]
     pub fn records_of(&self, shape: RecordShape) -> RecordRefs<'a> {
         assert!(shape == self.shape, "a frame of {:?} where {shape:?} was expected", self.shape);
-        shape.read(self.records)
+        shape.read(self.records, self.header.base)
     }
 
     /// The frame of records behind this one on the same channel, if it is already known: for those that look ahead.
@@ -145,9 +147,9 @@ impl<'a> RecordFrame<'a> {
 }
 
 impl FrameHeader {
-    pub(super) fn records(origin: &FrameOrigin, count: u32, len: usize) -> Self {
+    pub(super) fn records(origin: &FrameOrigin, base: TimeBase, count: u32, len: usize) -> Self {
         let FrameOrigin { split, clock, origin_ns } = *origin;
-        Self { kind: RECORDS, count, len: len as u32, split, clock: clock.0, origin_ns }
+        Self { kind: RECORDS, count, len: len as u32, split, clock: clock.0, origin_ns, base, padding: 0 }
     }
 
     pub(super) fn event(event: InBand) -> Self {
@@ -159,7 +161,7 @@ impl FrameHeader {
             InBand::CancelBarrier(id) => (CANCEL_BARRIER, id.0 as i64),
             InBand::EndOfInput => (END_OF_INPUT, 0),
         };
-        Self { kind, count: 0, len: 0, split: 0, clock: value, origin_ns: 0 }
+        Self { kind, clock: value, ..Self::zeroed() }
     }
 
     /// The header of the frame that `bytes` begin with.

@@ -8,6 +8,7 @@ use super::partitioner::{Partitioner, Targets};
 use super::sender::Sender;
 use crate::record::Stamp;
 use crate::slot::Progress;
+use crate::state::KeyGroup;
 
 /// Sends records where the partitioner says, and events everywhere. Blocked while any of its channels is.
 #[derive(Debug)]
@@ -39,12 +40,13 @@ impl OutputGate {
         failed: impl FnOnce(ExchangeError),
     ) {
         let pushed = match self.partitioner.targets(hash_code) {
-            Targets::One(channel) => {
-                let sender = &mut self.senders[channel];
-                if sender.try_push(stamp, key, payload) {
+            Targets::One(channel, group) => {
+                let sender = self.senders.get_mut(channel);
+                let sender = sender.unwrap_or_else(|| unreachable!("a partitioner chooses among the channels"));
+                if sender.try_push(stamp, group, key, payload) {
                     return;
                 }
-                sender.push_behind(*stamp, key, payload)
+                sender.push_behind(*stamp, group, key, payload)
             }
             Targets::All => self.push_to_all(*stamp, key, payload),
         };
@@ -55,7 +57,7 @@ impl OutputGate {
 
     #[inline(never)]
     fn push_to_all(&mut self, stamp: Stamp, key: &[u8], payload: &[u8]) -> Result<(), ExchangeError> {
-        self.senders.iter_mut().try_for_each(|sender| sender.push(&stamp, key, payload))
+        self.senders.iter_mut().try_for_each(|sender| sender.push(&stamp, KeyGroup(0), key, payload))
     }
 
     /// Writes an event into every channel and publishes it; every channel gets it even when one fails.

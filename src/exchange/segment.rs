@@ -102,12 +102,12 @@ impl SegmentWriter {
     /// Appends `len` bytes for the caller to fill (they hold something old, never uninitialised memory); `None` when they do not fit.
     #[inline(always)]
     pub fn append(&mut self, len: usize) -> Option<&mut [u8]> {
-        if len > self.remaining() {
+        let from = self.position;
+        if len > SEGMENT_LEN_BYTES || from + len > SEGMENT_LEN_BYTES {
             return None;
         }
-        let from = self.position;
         self.position += len;
-        // SAFETY: `from + len <= SEGMENT_LEN_BYTES`, so the range lies in the block, whose bytes are always initialised. It starts at
+        // SAFETY: `from + len <= SEGMENT_LEN_BYTES` (neither is greater, so the sum did not wrap around), so the range lies in the block, whose bytes are always initialised. It starts at
         // `position >= published`, so the reader does not refer to it (invariant 2), and the borrow of `self` keeps the writer from
         // publishing it or handing it out twice.
         Some(unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().add(from), len) })

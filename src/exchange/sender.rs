@@ -11,11 +11,12 @@
 
 use super::channel::{ChannelCounters, ExchangeError, Shared};
 use super::frame::{FRAME_ALIGN_BYTES, FRAME_HEADER_LEN_BYTES, FrameHeader, FrameOrigin, InBand};
-use super::record_shape::{RecordShape, fixed_len, sized_len, write_fixed, write_sized};
+use super::record_shape::{Lens, RecordHead, RecordShape, TimeBase, fixed_len, sized_len, write_fixed, write_sized};
 use super::segment::{SEGMENT_LEN_BYTES, SegmentReader, SegmentWriter, pair};
 use crate::memory::{Arena, BlockSize};
 use crate::record::Stamp;
 use crate::slot::Progress;
+use crate::state::KeyGroup;
 use crate::sync::atomic::{Ordering, fence};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,12 +26,14 @@ const FLUSH_AFTER_NS: u64 = 50_000;
 
 /// The producer's end. Belongs to one task; dropping it without `EndOfInput` leaves the receiver abandoned.
 pub struct Sender {
-    /// The segment being filled.
-    writer: Option<SegmentWriter>,
-    /// The frame being filled at its end.
+    /// The frame being filled, with its segment.
     open: Option<OpenFrame>,
+    /// The segment being filled while no frame is open.
+    writer: Option<SegmentWriter>,
     shape: RecordShape,
-    /// The reading half of `writer` until its first publication.
+    /// Those of the shape.
+    lens: Lens,
+    /// The reading half of the segment being filled until its first publication.
     unsent: Option<SegmentReader>,
     /// Published segments beyond the credit, oldest first; usually empty.
     overdraft: VecDeque<SegmentReader>,
@@ -44,9 +47,11 @@ pub struct Sender {
     counters: ChannelCounters,
 }
 
-#[derive(Clone, Copy)]
 struct OpenFrame {
+    /// The segment it lies at the end of: here, so that one look shows whether a record can be written.
+    writer: SegmentWriter,
     origin: FrameOrigin,
+    base: TimeBase,
     start: usize,
     count: u32,
 }
@@ -54,9 +59,10 @@ struct OpenFrame {
 impl Sender {
     pub(super) fn new(shared: Arc<Shared>, who: &'static str, shape: RecordShape, arena: Arena) -> Self {
         Self {
-            writer: None,
             open: None,
+            writer: None,
             shape,
+            lens: shape.lens(),
             unsent: None,
             overdraft: VecDeque::new(),
             shared,
@@ -69,7 +75,7 @@ impl Sender {
         }
     }
 
-    /// Writes one record behind the others; it is not visible before a flush. Goes beyond the credit rather than fail.
+    /// Writes one record, whose key is in `group`, behind the others; it is not visible before a flush. Goes beyond the credit rather than fail.
     ///
     /// # Errors
     /// `RecordTooLarge`, `Memory` when the budget has no segment left, `ReceiverGone`. The record was not taken then.
@@ -77,37 +83,44 @@ impl Sender {
     /// # Panics
     /// Asserts that the lengths are those of the channel's shape.
     #[inline(always)]
-    pub fn push(&mut self, stamp: &Stamp, key: &[u8], payload: &[u8]) -> Result<(), ExchangeError> {
-        if self.try_push(stamp, key, payload) { Ok(()) } else { self.push_behind(*stamp, key, payload) }
+    pub fn push(&mut self, stamp: &Stamp, group: KeyGroup, key: &[u8], payload: &[u8]) -> Result<(), ExchangeError> {
+        if self.try_push(stamp, group, key, payload) { Ok(()) } else { self.push_behind(*stamp, group, key, payload) }
     }
 
     /// Writes one record if there is room for it in the frame being filled; `false` when that has another origin or is full. Always inline: the
     /// lengths are then constants for fixed records, and the writes into the place are not checked again.
     #[inline(always)]
-    pub(super) fn try_push(&mut self, stamp: &Stamp, key: &[u8], payload: &[u8]) -> bool {
-        let (Some(open), Some(writer)) = (&mut self.open, &mut self.writer) else { return false };
-        if open.origin != FrameOrigin::of(stamp) {
+    pub(super) fn try_push(&mut self, stamp: &Stamp, group: KeyGroup, key: &[u8], payload: &[u8]) -> bool {
+        let Some(OpenFrame { writer, origin, base, count, .. }) = &mut self.open else { return false };
+        if *origin != FrameOrigin::of(stamp) {
             return false;
         }
-        if self.shape.is_fixed_at(key.len(), payload.len()) {
+        let Some(head) = RecordHead::of(stamp.at, group, *base) else { return false };
+        if self.lens == Lens::fixed(key.len(), payload.len()) {
             let Some(place) = writer.append(fixed_len(key.len(), payload.len())) else { return false };
-            write_fixed(place, stamp.at, key, payload);
+            write_fixed(place, head, key, payload);
         } else if self.shape == RecordShape::Sized {
             let Some(place) = writer.append(sized_len(key.len(), payload.len())) else { return false };
-            write_sized(place, stamp.at, key, payload);
+            write_sized(place, head, key, payload);
         } else {
             return false;
         }
-        open.count += 1;
+        *count += 1;
         true
     }
 
     /// Writes one record into a frame of its own. Takes the stamp by value: by reference it would have to be in memory for every record.
     #[cold]
     #[inline(never)]
-    pub(super) fn push_behind(&mut self, stamp: Stamp, key: &[u8], payload: &[u8]) -> Result<(), ExchangeError> {
+    pub(super) fn push_behind(
+        &mut self,
+        stamp: Stamp,
+        group: KeyGroup,
+        key: &[u8],
+        payload: &[u8],
+    ) -> Result<(), ExchangeError> {
         let (key_len, payload_len) = (key.len(), payload.len());
-        let is_fixed = self.shape.is_fixed_at(key_len, payload_len);
+        let is_fixed = self.lens == Lens::fixed(key_len, payload_len);
         assert!(
             is_fixed || self.shape == RecordShape::Sized,
             "{}: a record with a key of {key_len} and a payload of {payload_len} bytes on a channel of {:?}",
@@ -116,11 +129,12 @@ impl Sender {
         );
         let len = if is_fixed { fixed_len(key_len, payload_len) } else { sized_len(key_len, payload_len) };
         self.make_room(len)?;
-        let writer = self.writer.as_mut().expect("make_room left a segment");
+        let mut writer = self.writer.take().expect("make_room left a segment");
         let start = writer.position();
         writer.append(FRAME_HEADER_LEN_BYTES).expect("make_room left room for the header");
-        self.open = Some(OpenFrame { origin: FrameOrigin::of(&stamp), start, count: 0 });
-        assert!(self.try_push(&stamp, key, payload), "make_room left room for the record");
+        let origin = FrameOrigin::of(&stamp);
+        self.open = Some(OpenFrame { writer, origin, base: TimeBase::around(stamp.at), start, count: 0 });
+        assert!(self.try_push(&stamp, group, key, payload), "make_room left room for the record");
         Ok(())
     }
 
@@ -159,7 +173,8 @@ impl Sender {
 
     /// Whether records wait for a flush.
     pub fn has_unpublished(&self) -> bool {
-        self.writer.as_ref().is_some_and(SegmentWriter::has_unpublished)
+        let open = self.open.as_ref().map(|open| &open.writer);
+        open.or(self.writer.as_ref()).is_some_and(SegmentWriter::has_unpublished)
     }
 
     /// Whether segments wait beyond the credit: the task must get no more input until `step` sent them.
@@ -225,13 +240,13 @@ impl Sender {
 
     /// Writes the header of the frame that is being filled, if one is.
     fn close_frame(&mut self) {
-        let Some(OpenFrame { origin, start, count }) = self.open.take() else { return };
-        let writer = self.writer.as_mut().expect("an open frame lies in the segment being filled");
+        let Some(OpenFrame { mut writer, origin, base, start, count }) = self.open.take() else { return };
         let len = writer.position() - start - FRAME_HEADER_LEN_BYTES;
-        let header = FrameHeader::records(&origin, count, len);
+        let header = FrameHeader::records(&origin, base, count, len);
         writer.unpublished_mut(start)[..FRAME_HEADER_LEN_BYTES].copy_from_slice(bytemuck::bytes_of(&header));
         // Always fits: segments end at a multiple of the alignment.
         let _padding = writer.append(len.next_multiple_of(FRAME_ALIGN_BYTES) - len);
+        self.writer = Some(writer);
         self.frame_closed(&header);
     }
 
@@ -301,8 +316,8 @@ impl Sender {
     fn discard(&mut self) {
         self.overdraft.clear();
         self.unsent = None;
-        self.writer = None;
         self.open = None;
+        self.writer = None;
         while self.shared.sent.pop().is_some() {}
     }
 }

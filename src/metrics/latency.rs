@@ -84,11 +84,17 @@ impl LatencyRecorder {
     /// Records one latency. No lock, no allocation.
     #[inline]
     pub fn record(&mut self, latency_ns: u64) {
-        if latency_ns != self.run_ns {
-            self.end_run();
-            self.run_ns = latency_ns;
+        if latency_ns == self.run_ns {
+            self.run_len += 1;
+        } else {
+            self.begin_run(latency_ns);
         }
-        self.run_len += 1;
+    }
+
+    #[inline(never)]
+    fn begin_run(&mut self, latency_ns: u64) {
+        self.end_run();
+        (self.run_ns, self.run_len) = (latency_ns, 1);
     }
 
     fn end_run(&mut self) {

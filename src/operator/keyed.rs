@@ -4,9 +4,9 @@ use super::{ChainContext, Flow, Signal};
 use crate::exchange::{RecordFrame, RecordRef};
 use crate::graph::{ChainRoot, EdgeRoot};
 use crate::record::{Key, Record};
-use crate::state::{Hashed, KeyContext, StateBackend, StateError};
+use crate::state::{Grouped, Hashed, KeyContext, StateBackend, StateError};
 use crate::time::EventTimeMs;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::rc::Rc;
 
@@ -48,7 +48,7 @@ pub struct KeyedRecord<'a, K: ?Sized, R: Record> {
     /// Its event time.
     pub at: EventTimeMs,
     /// Its key.
-    pub key: Hashed<'a, K>,
+    pub key: Grouped<'a, K>,
     /// The record, read in place.
     pub view: &'a R::View,
     /// What `view` is read from.
@@ -114,7 +114,7 @@ impl<K: Key + ?Sized, R: Record, S: KeyedStage<K, R>> KeyedHead<K, R, S> {
         let mut all_are_in = true;
         for record in frame.records() {
             if let Some(key) = K::from_bytes(record.key) {
-                all_are_in &= self.stage.look_ahead(&self.state, record.at, self.keys.hash(key))?;
+                all_are_in &= self.stage.look_ahead(&self.state, record.at, Hashed::in_group(key, record.group))?;
             }
         }
         Ok(all_are_in)
@@ -144,17 +144,11 @@ impl<K: Key + ?Sized, R: Record, S: KeyedStage<K, R>> EdgeRoot for KeyedHead<K, 
     }
 
     fn records(&mut self, cx: &mut ChainContext<'_>, frame: &RecordFrame<'_>) {
-        let (keys, mut damage) = (self.keys, None);
-        let mut records = frame.records_of(R::shape(K::FIXED_LEN));
-        let records = std::iter::from_fn(|| match read(keys, records.next()?) {
-            Ok(record) => Some(record),
-            Err(error) => {
-                damage = Some(error);
-                None
-            }
-        });
+        let (keys, damage) = (self.keys, Cell::new(None));
+        let records = frame.records_of(R::shape(K::FIXED_LEN));
+        let records = records.map_while(|record| read(keys, record).map_err(|error| damage.set(Some(error))).ok());
         self.stage.records(cx, frame, records);
-        if let Some(damage) = damage {
+        if let Some(damage) = damage.into_inner() {
             cx.fail("exchange", damage);
         }
     }
@@ -166,8 +160,10 @@ fn read<K: Key + ?Sized, R: Record>(keys: KeyContext, record: RecordRef<'_>) -> 
     let Some(key) = K::from_bytes(record.key) else {
         return Err(format!("{} bytes are no key of type {}", record.key.len(), K::NAME));
     };
+    debug_assert_eq!(record.group, keys.group(key), "the key group that travels is that of the key");
+    let key = Grouped { key, group: record.group };
     match R::view(record.payload) {
-        Ok(view) => Ok(KeyedRecord { at: record.at, key: keys.hash(key), view, bytes: record.payload }),
+        Ok(view) => Ok(KeyedRecord { at: record.at, key, view, bytes: record.payload }),
         Err(error) => Err(error.to_string()),
     }
 }

@@ -106,7 +106,7 @@ where
         records.for_each(|record| {
             if record.at <= clock {
                 self.counters.lost(LossReason::LateForOrder).add(1);
-            } else if let Err(error) = self.waiting.push(&record.key, record.at, frame.split(), record.bytes) {
+            } else if let Err(error) = self.waiting.push(&record.key.hashed(), record.at, frame.split(), record.bytes) {
                 cx.fail(&self.process.operator, error);
             }
         });

@@ -167,14 +167,15 @@ where
         &mut self,
         cx: &mut ChainContext<'_>,
         frame: &RecordFrame<'a>,
-        mut records: impl Iterator<Item = KeyedRecord<'a, K, R>>,
+        records: impl Iterator<Item = KeyedRecord<'a, K, R>>,
     ) {
+        let mut records = records.map(|record| (record.at, record.key.hashed(), record.view));
         let mut group = [None; LOOK_AHEAD];
         loop {
             let group = next_group(&mut records, &mut group);
-            self.prefetch.fetch(group.iter().flatten().map(|record| record.key));
-            for record in group.iter().flatten() {
-                self.on_record(cx, &frame.stamp(record.at), record.key, record.view, self.watermark);
+            self.prefetch.fetch(group.iter().flatten().map(|&(_, key, _)| key));
+            for &(at, key, view) in group.iter().flatten() {
+                self.on_record(cx, &frame.stamp(at), key, view, self.watermark);
             }
             if group.len() < LOOK_AHEAD {
                 return;

@@ -4,8 +4,9 @@ use super::keyed::{KeyedRecord, KeyedStage};
 use super::{ChainContext, Flow, Signal, Stage};
 use crate::exchange::RecordFrame;
 use crate::graph::{BuildContext, BuildError};
-use crate::record::{Key, Record};
-use crate::state::{FixedValue, ValueState};
+use crate::record::{Key, Record, Stamp};
+use crate::state::{FixedValue, KeyHash, ValueState};
+use crate::time::EventTimeMs;
 use std::sync::Arc;
 
 /// Keeps one record per key.
@@ -44,10 +45,13 @@ where
         records: impl Iterator<Item = KeyedRecord<'a, K, T>>,
     ) {
         let Self { operator, function, reduced, next } = self;
+        let stamp = frame.stamp(EventTimeMs::MIN);
+        let ahead = frame.records_of(T::shape(K::FIXED_LEN));
         let updated = reduced.update_each(
+            ahead.map(|record| KeyHash::of(record.key, record.group)),
             records.map(|record| (record.key, (record.at, record.view))),
             |(_, record), stored| Some(stored.map_or(*record, |stored| function(&stored, record))),
-            |(at, _), reduced| next.record(cx, &frame.stamp(at), reduced),
+            |(at, _), reduced| next.record(cx, &Stamp { at, ..stamp }, reduced),
         );
         if let Err(error) = updated {
             cx.fail(operator, error);

@@ -83,11 +83,12 @@ impl<T, F> GeneratorReader<T, F> {
         Some(number).filter(|&number| number < self.source.records_max)
     }
 
-    /// When this split's record after `emitted` others is meant to be emitted, if there is a rate.
-    fn intended_ns(&self, emitted: u64) -> Option<u64> {
-        let (start_ns, before) = self.start?;
+    /// When this split's record after `emitted()` others is meant to be emitted, if there is a rate.
+    fn intended_ns(&self, emitted: impl FnOnce() -> u64) -> Option<u64> {
+        let (per_second, (start_ns, before)) = (self.source.per_second?, self.start?);
+        let emitted = emitted();
         let since = (emitted - before) as f64 * f64::from(self.source.splits) + f64::from(self.split);
-        Some(start_ns + (since * 1e9 / self.source.per_second?) as u64)
+        Some(start_ns + (since * 1e9 / per_second) as u64)
     }
 }
 
@@ -106,14 +107,19 @@ impl<T: 'static, F: Fn(u64) -> T + Clone + Send + Sync + 'static> SplitReader fo
         let step = u64::from(self.source.splits);
         let left = (self.source.records_max - 1 - first) / step + 1;
         let records = left.min(records_max as u64);
-        for index in 0..records {
-            let intended_ns = self.intended_ns(self.emitted).unwrap_or(now_ns);
+        // Only the number is counted up: what else there is to know follows from it.
+        let (mut number, end) = (first, first.wrapping_add(records * step));
+        while number != end {
+            let emitted = || self.emitted + number.wrapping_sub(first) / step;
+            let intended_ns = self.intended_ns(emitted).unwrap_or(now_ns);
             if intended_ns > now_ns {
+                self.emitted = emitted();
                 return Ok(ReadStatus::Pending);
             }
-            emit(cx, &(self.source.function)(first + index * step), intended_ns);
-            self.emitted += 1;
+            emit(cx, &(self.source.function)(number), intended_ns);
+            number = number.wrapping_add(step);
         }
+        self.emitted += records;
         Ok(if records == left { ReadStatus::Ended } else { ReadStatus::More })
     }
 
@@ -122,7 +128,7 @@ impl<T: 'static, F: Fn(u64) -> T + Clone + Send + Sync + 'static> SplitReader fo
     }
 
     fn wake_at_ns(&self) -> Option<u64> {
-        self.intended_ns(self.emitted)
+        self.intended_ns(|| self.emitted)
     }
 }
 

@@ -58,6 +58,13 @@ pub(super) struct Bucket {
     pub index: u32,
 }
 
+// Out of line: as a value it would be at hand for every hash that has a page.
+#[cold]
+#[inline(never)]
+fn no_page() -> u32 {
+    NO_PAGE
+}
+
 impl Directories {
     /// Directories without pages for this many key groups.
     pub fn empty(key_groups: usize) -> Self {
@@ -77,10 +84,11 @@ impl Directories {
     /// The index of the page for a hash, or `NO_PAGE`. Key groups count from the first of the range.
     #[inline(always)]
     pub fn page(&self, key_group: usize, hash: u64) -> u32 {
-        let Some(head) = self.heads.get(key_group) else { return NO_PAGE };
+        let Some(head) = self.heads.get(key_group) else { return no_page() };
         // Two shifts, because a shift by 64 (depth 0) does not exist.
         let at = head.first as usize + (hash >> 1 >> head.shift) as usize;
-        self.slots.get(at).map_or(NO_PAGE, |&index| index)
+        let Some(&index) = self.slots.get(at) else { return no_page() };
+        index
     }
 
     /// How many key groups there are.

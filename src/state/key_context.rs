@@ -12,6 +12,46 @@ pub struct KeyContext {
     mask: Option<u16>,
 }
 
+/// A key in its key group, as the exchange hands it on. Not hashed yet: that is a part of the work that not every record needs.
+#[derive(Debug)]
+pub struct Grouped<'a, K: ?Sized> {
+    /// The key.
+    pub key: &'a K,
+    /// The key group it belongs to.
+    pub group: KeyGroup,
+}
+
+impl<K: ?Sized> Clone for Grouped<'_, K> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<K: ?Sized> Copy for Grouped<'_, K> {}
+
+impl<'a, K: Key + ?Sized> Grouped<'a, K> {
+    /// With what locates its state.
+    #[inline(always)]
+    pub fn hashed(self) -> Hashed<'a, K> {
+        Hashed::in_group(self.key, self.group)
+    }
+}
+
+/// What locates the state of a key, without the key: enough to look ahead.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeyHash {
+    pub(super) hash: u64,
+    pub(super) group: KeyGroup,
+}
+
+impl KeyHash {
+    /// Of the key with these bytes, which need not be valid.
+    #[inline(always)]
+    pub fn of(bytes: &[u8], group: KeyGroup) -> Self {
+        Self { hash: page_hash(0, bytes), group }
+    }
+}
+
 /// A key with everything that locates its state; passed to every access.
 #[derive(Debug)]
 pub struct Hashed<'a, K: ?Sized> {
@@ -43,18 +83,23 @@ impl KeyContext {
     /// Hashes a key and finds its key group.
     #[inline(always)]
     pub fn hash<'a, K: Key + ?Sized>(&self, key: &'a K) -> Hashed<'a, K> {
+        Hashed::in_group(key, self.group(key))
+    }
+
+    /// The key group of a key.
+    #[inline(always)]
+    pub fn group<K: Key + ?Sized>(&self, key: &K) -> KeyGroup {
         let code = key.hash_code();
-        let group = match self.mask {
+        match self.mask {
             Some(mask) => KeyGroup::of_hash_code_masked(code, mask),
             None => KeyGroup::of_hash_code(code, self.max_parallelism),
-        };
-        Hashed { key, hash: page_hash(0, key.bytes()), group }
+        }
     }
 }
 
 impl<'a, K: Key + ?Sized> Hashed<'a, K> {
-    /// A key whose key group the exchange already knows.
-    #[inline]
+    /// A key whose key group is already known.
+    #[inline(always)]
     pub fn in_group(key: &'a K, group: KeyGroup) -> Self {
         Self { key, hash: page_hash(0, key.bytes()), group }
     }

@@ -332,10 +332,12 @@ impl Tags {
         Self(u64::from_le_bytes(*bytes.first_chunk().expect("a control begins with eight tags")))
     }
 
-    /// The highest bit of each byte whose tag is this one.
+    /// The highest bit of each byte whose tag is this one. Above the lowest of them there may be some more, of tags that differ from it in
+    /// their lowest bit: who goes on to those looks at their keys, and to be exact would cost the others more.
     #[inline(always)]
     pub fn matches(self, tag: u8) -> u64 {
-        zero_bytes(self.0 ^ (u64::from(tag) * ONES))
+        let differences = self.0 ^ (u64::from(tag) * ONES);
+        differences.wrapping_sub(ONES) & !differences & (ONES << 7)
     }
 
     /// The highest bit of each byte whose tag is that of a slot without a key.
@@ -492,11 +494,12 @@ mod tests {
     }
 
     #[test]
-    fn the_slots_of_a_tag_are_found_exactly() {
+    fn the_slots_of_a_tag_are_found_and_behind_them_only_neighbouring_tags() {
         let tags = Tags::of(&[7, 0, 1, 7, 6, 8, 0x87, 255]);
-        assert_eq!(tags.matches(7), 0x80 | 0x80 << 24);
+        assert_eq!(tags.matches(7), 0x80 | 0x80 << 24 | 0x80 << 32, "the 6 behind the second 7");
+        assert_eq!(tags.matches(6), 0x80 << 32, "no 7 in front of the 6");
         assert_eq!(tags.matches(255), 0x80 << 56);
         assert_eq!(tags.matches(9), 0);
-        assert_eq!((tags.matches(EMPTY), tags.open()), (0x80 << 8, 0x80 << 8 | 0x80 << 16));
+        assert_eq!((tags.matches(EMPTY), tags.open()), (0x80 << 8 | 0x80 << 16, 0x80 << 8 | 0x80 << 16));
     }
 }

@@ -57,8 +57,7 @@ pub(super) fn page_hash(kind: u8, bytes: &[u8]) -> u64 {
 fn skewed(hash: u64) -> u64 {
     let high = hash >> 32;
     let bow = high * (high ^ 0xffff_ffff);
-    let position = (high << 32) + (bow >> 2) + (bow >> 4);
-    position & !0xff_ffff | hash & 0xff_ffff
+    (hash & !0xff00_0000) + (((bow >> 2) + (bow >> 4)) & !0xff_ffff)
 }
 
 /// Of more than eight bytes. Always: where the length is a constant the loop and most of the arithmetic of places go.

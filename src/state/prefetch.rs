@@ -85,6 +85,13 @@ impl Home {
     pub const NOWHERE: Self = Self { page: NO_PAGE, control: 0 };
 }
 
+// Out of line: as a value it would be put together for every key that has a home.
+#[cold]
+#[inline(never)]
+fn nowhere() -> Home {
+    Home::NOWHERE
+}
+
 impl Table {
     /// Whether to look at each key twice.
     pub fn is_worth_fetching(&self) -> bool {
@@ -111,7 +118,7 @@ impl Table {
     #[inline(always)]
     pub fn fetch_home(&self, layout: Layout, group: KeyGroup, hash: u64) -> Home {
         let index = self.directories.page(self.directory_of(group), hash);
-        let Some(page) = self.pages.get(index as usize) else { return Home::NOWHERE };
+        let Some(page) = self.pages.get(index as usize) else { return nowhere() };
         let grid = layout.grid(page.bytes());
         let control = grid.control_offset(home_group(hash, grid.groups));
         page.prefetch(control);

@@ -4,12 +4,12 @@ use super::backend::{Registration, SharedTable};
 use super::entries::{VALUE, check_chunk, is_key};
 use super::layout::{Layout, Shaped};
 use super::migrate::{Convert, Migration, converting};
-use super::prefetch::{Home, LOOK_AHEAD, next_group};
+use super::prefetch::{Home, LOOK_AHEAD, Place, next_group};
 use super::slotted_page::VALUE_LEN_MAX;
 use super::table::{Address, EntryAt, Table};
 use super::ttl::{Lifetime, STAMP_LEN};
 use super::value::read_archive;
-use super::{ArchivedValue, Hashed, KeyGroup, StateBackend, StateError, StateValue};
+use super::{ArchivedValue, Grouped, Hashed, KeyGroup, KeyHash, StateBackend, StateError, StateValue};
 use crate::record::{Key, Schema};
 use rkyv::Archive;
 use rkyv::api::high::HighValidator;
@@ -168,45 +168,59 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
         keys: impl IntoIterator<Item = Hashed<'a, K>>,
         mut change: impl FnMut(usize, Option<V>) -> Option<V>,
     ) -> Result<(), StateError> {
-        let indexed = keys.into_iter().enumerate().map(|(index, key)| (key, index));
-        self.update_each(indexed, &mut change, |_, _| {})
-    }
-
-    /// Updates the keys of many records, one after the other in their order, and calls `updated` with each value as soon as it is stored. With
-    /// an error it ends at the refused one.
-    #[inline(always)]
-    pub(crate) fn update_each<'a, R: Copy>(
-        &self,
-        mut records: impl Iterator<Item = (Hashed<'a, K>, R)>,
-        mut change: impl FnMut(R, Option<V>) -> Option<V>,
-        mut updated: impl FnMut(R, &V),
-    ) -> Result<(), StateError> {
         let table = &mut *self.table.borrow_mut();
-        let layout = const { Self::LAYOUT };
+        let mut keys = keys.into_iter().enumerate();
         let mut group = [None; LOOK_AHEAD];
         loop {
-            let is_worth_fetching = table.is_worth_fetching();
-            let home = |key: &Hashed<K>| table.home(layout, key.group, key.hash);
-            let mut found = records.by_ref().map(|(key, record)| (home(&key), key, record));
-            let group = next_group(&mut found, &mut group);
-            if is_worth_fetching {
-                group.iter().flatten().for_each(|(home, key, _)| table.fetch_cell(layout, *home, key.hash));
-            }
-            for &(home, key, record) in group.iter().flatten() {
-                let address = Self::address(&key);
-                let Updating { mut new, is_settled, vacancy } =
-                    update_at::<Self, V>(table, home, address, |old| change(record, old));
-                if !is_settled {
-                    (new, _) = settle::<Self, V>(table, key.group, key.hash, key.key.bytes(), vacancy, new)?;
-                }
-                if let Some(new) = &new {
-                    updated(record, new);
-                }
-            }
+            let mut placed = keys.by_ref().map(|(index, key)| {
+                let Hashed { key, hash, group } = key;
+                (Self::place(table, KeyHash { hash, group }), Grouped { key, group }, index)
+            });
+            let group = next_group(&mut placed, &mut group);
+            fetch_cells(table, const { Self::LAYOUT }, group.iter().flatten().map(|(place, ..)| place));
+            update_group(table, group.iter().flatten().copied(), &mut change, &mut |_, _| {})?;
             if group.len() < LOOK_AHEAD {
                 return Ok(());
             }
         }
+    }
+
+    /// Updates the keys of many records, one after the other in their order, and calls `updated` with each value as soon as it is stored. With
+    /// an error it ends at the refused one. `ahead` says of the same records where their keys lie: to read a record once more costs less
+    /// than to keep it meanwhile.
+    #[inline(always)]
+    pub(crate) fn update_each<'a, R: Copy>(
+        &self,
+        mut ahead: impl Iterator<Item = KeyHash>,
+        mut records: impl Iterator<Item = (Grouped<'a, K>, R)>,
+        mut change: impl FnMut(R, Option<V>) -> Option<V>,
+        mut updated: impl FnMut(R, &V),
+    ) -> Result<(), StateError> {
+        let table = &mut *self.table.borrow_mut();
+        let mut places = [Place { hash: 0, home: Home::NOWHERE }; LOOK_AHEAD];
+        loop {
+            let mut len = 0;
+            while len < LOOK_AHEAD
+                && let Some(key) = ahead.next()
+            {
+                places[len] = Self::place(table, key);
+                len += 1;
+            }
+            let places = &places[..len];
+            fetch_cells(table, const { Self::LAYOUT }, places.iter());
+            let placed = places.iter().zip(records.by_ref()).map(|(&place, (key, record))| (place, key, record));
+            update_group(table, placed, &mut change, &mut updated)?;
+            // Not at a group that is shorter: that would be noted at every record of it.
+            if len == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Where the key's value is to be looked for.
+    #[inline(always)]
+    fn place(table: &Table, key: KeyHash) -> Place {
+        Place { hash: key.hash, home: table.home(const { Self::LAYOUT }, key.group, key.hash) }
     }
 
     /// Calls `each` with every value and its key's bytes, in no particular order.
@@ -267,6 +281,37 @@ impl<K: Key + ?Sized, V: StateValue> ValuePerKey<K, V> for ValueState<K, V> {
     fn migrate_from<Old: StateValue>(self, convert: impl Fn(Old) -> V + 'static) -> Self {
         self.migrate_from(convert)
     }
+}
+
+/// Asks for what lies at these places, where that is worth looking at each key twice.
+#[inline(always)]
+fn fetch_cells<'a>(table: &Table, layout: Layout, places: impl Iterator<Item = &'a Place>) {
+    if table.is_worth_fetching() {
+        places.for_each(|place| table.fetch_cell(layout, place.home, place.hash));
+    }
+}
+
+/// Updates keys whose places are known, one after the other.
+#[inline(always)]
+fn update_group<'a, K: Key + ?Sized, V: StateValue, R: Copy>(
+    table: &mut Table,
+    placed: impl Iterator<Item = (Place, Grouped<'a, K>, R)>,
+    change: &mut impl FnMut(R, Option<V>) -> Option<V>,
+    updated: &mut impl FnMut(R, &V),
+) -> Result<(), StateError> {
+    for (Place { hash, home }, Grouped { key, group }, record) in placed {
+        debug_assert_eq!(hash, Hashed::in_group(key, group).hash, "the look ahead is at the same records");
+        let address = Address { group, hash, kind: VALUE, key: key.bytes() };
+        let Updating { mut new, is_settled, vacancy } =
+            update_at::<ValueState<K, V>, V>(table, home, address, |old| change(record, old));
+        if !is_settled {
+            (new, _) = settle::<ValueState<K, V>, V>(table, group, hash, key.bytes(), vacancy, new)?;
+        }
+        if let Some(new) = &new {
+            updated(record, new);
+        }
+    }
+    Ok(())
 }
 
 /// Replaces the value of an entry by what `change` makes of it; `None` is no value. The table is one of `L`, and `home` that of the entry.

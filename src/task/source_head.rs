@@ -123,18 +123,21 @@ where
         let clock = clocks.split_mut(split.number).expect("a split has a clock until it ends");
         let number = split.number;
         let ChainContext { now_ns, wall_ms, io, failure, .. } = cx;
+        let failure = &mut **failure;
         let mut dropped = |_reason: &'static str| counters.lost(LossReason::BadRecord).add(1);
         let mut read_cx = ReadContext { now_ns: *now_ns, wall_ms: *wall_ms, io: *io, arena, dropped: &mut dropped };
         let mut records_out = 0;
-        let read = reader.read(&mut read_cx, RECORDS_PER_SPLIT_MAX, |cx, record, origin_ns| {
-            let at = match at {
-                Timestamps::OfRecord(at) => at(record),
-                Timestamps::WhenRead => EventTimeMs(cx.wall_ms),
-            };
-            let clock = clock.on_event(at);
-            let stamp =
-                Stamp { at, clock: if clock >= at { clock } else { EventTimeMs::MIN }, split: number, origin_ns };
-            records_out += 1;
+        let records_read = &mut records_out;
+        let at = match &*at {
+            Timestamps::OfRecord(at) => Some(at),
+            Timestamps::WhenRead => None,
+        };
+        // By value: what is captured by reference is looked up for every record.
+        let read = reader.read(&mut read_cx, RECORDS_PER_SPLIT_MAX, move |cx, record, origin_ns| {
+            let at = at.map_or(EventTimeMs(cx.wall_ms), |at| at(record));
+            let clock = clock.passed(at);
+            let stamp = Stamp { at, clock, split: number, origin_ns };
+            *records_read += 1;
             if let (true, Some(waits)) = (S::Reader::MEASURES_WAIT, &mut *waits)
                 && origin_ns < cx.now_ns
             {

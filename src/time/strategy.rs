@@ -29,6 +29,8 @@ pub struct SplitClock {
     clock: Watermark,
     /// The time of the last record.
     last_at: EventTimeMs,
+    /// The clock by which it is late; `MIN` when it came in time.
+    last_passed: EventTimeMs,
     /// Whether there was one since the last look; then the split is being heard.
     saw_event: bool,
     activity: Activity,
@@ -120,17 +122,32 @@ impl SplitClock {
     /// A clock that continues where a checkpoint recorded it. The strategy may be another one; the clock does not go back.
     pub fn restored(strategy: Watermarks, state: SplitClockState) -> Self {
         let activity = if state.idle { Activity::Idle } else { Activity::Heard };
-        Self { strategy, max_at: state.max_at, clock: state.clock, last_at: state.max_at, saw_event: false, activity }
+        Self {
+            strategy,
+            max_at: state.max_at,
+            clock: state.clock,
+            last_at: state.max_at,
+            last_passed: EventTimeMs::MIN,
+            saw_event: false,
+            activity,
+        }
     }
 
     /// A record at `at` was read: returns the clock after it. An idle split is active again.
     #[inline(always)]
     pub fn on_event(&mut self, at: EventTimeMs) -> Watermark {
-        // Many records of a busy split have the time of the one before, which changes nothing.
-        if self.saw_event && at == self.last_at { self.clock } else { self.on_event_at_new_time(at) }
+        self.passed(at);
+        self.clock
     }
 
-    fn on_event_at_new_time(&mut self, at: EventTimeMs) -> Watermark {
+    /// The same, but returns the clock only if it has reached `at`, and `MIN` for a record that came in time.
+    #[inline(always)]
+    pub fn passed(&mut self, at: EventTimeMs) -> EventTimeMs {
+        // Many records of a busy split have the time of the one before, which changes nothing.
+        if self.saw_event && at == self.last_at { self.last_passed } else { self.passed_at_new_time(at) }
+    }
+
+    fn passed_at_new_time(&mut self, at: EventTimeMs) -> EventTimeMs {
         self.last_at = at;
         self.saw_event = true;
         self.activity = Activity::Heard;
@@ -140,7 +157,8 @@ impl SplitClock {
             Rule::Custom(rule) => rule(at, self.max_at),
         };
         self.clock = self.clock.max(clock);
-        self.clock
+        self.last_passed = if self.clock >= at { self.clock } else { EventTimeMs::MIN };
+        self.last_passed
     }
 
     /// The periodic look (every 200 ms or so): whether the split has just become idle. Silence counts from the first look that

@@ -22,6 +22,7 @@ pub mod metrics;
 mod queue;
 pub mod record;
 pub mod slot;
+pub mod state;
 mod sync;
 pub mod time;
 

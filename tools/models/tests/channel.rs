@@ -10,6 +10,7 @@ use millstream_models::exchange::{ChannelOptions, Delivery, InBand, Receiver, Re
 use millstream_models::memory::Arena;
 use millstream_models::record::Stamp;
 use millstream_models::slot::Doorbell;
+use millstream_models::state::KeyGroup;
 use millstream_models::time::EventTimeMs;
 use millstream_models::{Traced, in_every_order};
 
@@ -27,7 +28,7 @@ fn sleep_unless(bell: &Doorbell, mut is_ready: impl FnMut() -> bool) {
 fn send(sender: &mut Sender, n: usize, payload: &[u8], traces: &[Traced]) {
     traces[n].write();
     let stamp = Stamp { at: EventTimeMs(n as i64), clock: EventTimeMs::MIN, split: 0, origin_ns: 0 };
-    sender.push(&stamp, &[], payload).unwrap();
+    sender.push(&stamp, KeyGroup(0), &[], payload).unwrap();
 }
 
 /// Sleeps while segments wait beyond the credit.
@@ -132,7 +133,7 @@ fn a_receiver_that_leaves_does_not_leave_its_sender_blocked() {
         let leaving = loom::thread::spawn(move || drop(receiver));
         let stamp = Stamp { at: EventTimeMs(0), clock: EventTimeMs::MIN, split: 0, origin_ns: 0 };
         for _ in 0..3 {
-            if sender.push(&stamp, &[], &[7; PAYLOAD_LEN_BYTES]).is_err() {
+            if sender.push(&stamp, KeyGroup(0), &[], &[7; PAYLOAD_LEN_BYTES]).is_err() {
                 break;
             }
         }
