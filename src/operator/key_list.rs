@@ -124,16 +124,32 @@ impl KeyList {
 
     /// The slices of the `nth` key in order, if that is the first of the same.
     #[inline]
-    pub fn slices_of(&self, nth: usize) -> impl Iterator<Item = KeySlice> {
-        let mut of_key = self.sorted.get(nth..).unwrap_or_default().iter();
-        let first = of_key.as_slice().first().copied();
-        let same = move || {
-            let (&(begins, at), (first_begins, first)) = (of_key.next()?, first?);
-            (begins == first_begins && (at == first || is_same(&self.words, first, at)))
-                .then_some(self.words[at as usize])
-        };
-        let slice = |word| KeySlice { behind: behind_of(word), spot: Spot::from_bits(word >> SPOT_SHIFT) };
-        std::iter::from_fn(same).map(slice)
+    pub fn slices_of(&self, nth: usize) -> SlicesOf<'_> {
+        let of_key = self.sorted.get(nth..).unwrap_or_default();
+        SlicesOf { words: &self.words, first: of_key.first().copied().unwrap_or_default(), left: of_key.iter() }
+    }
+}
+
+/// The slices of a key.
+pub(super) struct SlicesOf<'a> {
+    words: &'a [u64],
+    first: (u64, u32),
+    /// What is left of the list, from the key on.
+    left: std::slice::Iter<'a, (u64, u32)>,
+}
+
+impl Iterator for SlicesOf<'_> {
+    type Item = KeySlice;
+
+    // Always: most keys have one slice, and a call would cost as much as looking at it.
+    #[inline(always)]
+    fn next(&mut self) -> Option<KeySlice> {
+        let ((first_begins, first), &(begins, at)) = (self.first, self.left.next()?);
+        let is_its = begins == first_begins && (at == first || is_same(self.words, first, at));
+        is_its.then(|| {
+            let word = self.words[at as usize];
+            KeySlice { behind: behind_of(word), spot: Spot::from_bits(word >> SPOT_SHIFT) }
+        })
     }
 }
 
