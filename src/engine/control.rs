@@ -196,7 +196,7 @@ impl Control {
         }
     }
 
-    /// Runs until it is told to shut down. Should it panic, which nothing of the host's makes it do, hosts hear that their jobs have ended.
+    /// Runs until it is told to shut down. Should it panic all the same, hosts hear that their jobs have ended.
     pub(super) fn run(mut self, io: &mut dyn Io) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.run_to_shut_down(io))) {
             self.break_down(&panic_message(&*panic));
@@ -222,13 +222,18 @@ impl Control {
     fn break_down(&mut self, panic: &str) {
         tracing::error!("the control thread panicked, no job can go on: {panic}");
         self.commands.close();
-        let lingering = self.lingering.iter_mut().map(|job| &mut job.runtime);
-        for job in self.jobs.values_mut().chain(lingering) {
+        // Jobs that linger have an end already.
+        let failed = (JobState::Failed, Some(format!("the control thread of the engine panicked: {panic}")));
+        let live = self.jobs.values_mut().map(|runtime| (runtime, failed.clone()));
+        let lingering = self.lingering.iter_mut().map(|job| (&mut job.runtime, (job.state, job.reason.clone())));
+        for (job, end) in live.chain(lingering) {
             job.tell_all(&TaskCommand::Cancel);
             job.savepoints.give_up("the control thread of the engine panicked");
+            job.abandon_follower();
             job.shared.update(|status| {
-                status.state = JobState::Failed;
-                status.reason = Some(format!("the control thread of the engine panicked: {panic}"));
+                if !status.state.has_ended() {
+                    (status.state, status.reason) = end;
+                }
             });
         }
     }
@@ -239,7 +244,7 @@ impl Control {
         for Lingering { mut runtime, state, reason } in std::mem::take(&mut self.lingering) {
             runtime.savepoints.abandon(io);
             runtime.abandon_follower();
-            runtime.end(io, state, reason);
+            forget(runtime, io, state, reason);
         }
         for job in self.jobs.values_mut() {
             job.tell_all(&TaskCommand::Cancel);

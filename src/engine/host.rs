@@ -11,7 +11,7 @@ use std::time::Duration;
 pub struct JobStatus {
     /// Where the job is in its life.
     pub state: JobState,
-    /// Why it failed, or why it restarts.
+    /// Why it failed, or why it restarts, or what a stop left undone.
     pub reason: Option<String>,
     /// Why it waits in the queue, with figures.
     pub why_waiting: Option<String>,

@@ -8,8 +8,8 @@
 //!          | kind  | count | len u32 | split | clock  | origin_ns | base | zero | count records, len bytes | zero to 15 bytes up to
 //!            u32     u32               u32     i64      u64         i64    u64                                a multiple of 16
 //! ```
-//! The records' event times are counted from `base`. Frames follow each other from the beginning of a segment, each at a multiple of 16 bytes, none crosses its end. An in-band event
-//! has `len` 0 and carries its value in `clock`. Native little-endian; frames never leave the process.
+//! The records' event times are counted from `base`. Frames follow each other from the beginning of a segment, each at a multiple of 16
+//! bytes, none crosses its end. An in-band event has `len` 0 and carries its value in `clock`. Native little-endian; frames never leave the process.
 
 use super::record_shape::{RecordRefs, RecordShape, TimeBase};
 use crate::checkpoint::CheckpointId;

@@ -107,9 +107,9 @@ impl SegmentWriter {
             return None;
         }
         self.position += len;
-        // SAFETY: `from + len <= SEGMENT_LEN_BYTES` (neither is greater, so the sum did not wrap around), so the range lies in the block, whose bytes are always initialised. It starts at
-        // `position >= published`, so the reader does not refer to it (invariant 2), and the borrow of `self` keeps the writer from
-        // publishing it or handing it out twice.
+        // SAFETY: `from + len <= SEGMENT_LEN_BYTES` (neither is greater, so the sum did not wrap around), so the range lies in the block,
+        // whose bytes are always initialised. It starts at `position >= published`, so the reader does not refer to it (invariant 2), and the
+        // borrow of `self` keeps the writer from publishing it or handing it out twice.
         Some(unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().add(from), len) })
     }
 

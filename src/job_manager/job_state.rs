@@ -22,7 +22,7 @@ pub enum JobState {
     Failing,
     /// All tasks have ended; waits for the restart strategy's delay.
     Restarting,
-    /// Its tasks are being cancelled, because somebody wants the job to end.
+    /// Its tasks are being cancelled or end behind its last checkpoint, because somebody wants the job to end.
     Cancelling,
     /// Ended: cancelled by request.
     Canceled,

@@ -1,7 +1,7 @@
 //! How a job fails, restarts, is cancelled or stopped, and ends.
 //!
-//! Whatever ends a job goes the same way: the state says why, `Job::then` says what follows, all live tasks are told to stop, and the
-//! last one to end brings the job on. A job restarts from its newest durable checkpoint, so it waits for a commit that is under way.
+//! Whatever ends a job goes the same way: the state says why, `Job::then` says what follows, all live tasks are told to stop (behind a
+//! stop's last checkpoint they end by themselves), and the last one to end brings the job on. A job restarts from its newest durable checkpoint, so it waits for a commit that is under way.
 
 use super::job::{Ending, Then};
 use super::messages::ToTaskManager;
@@ -102,9 +102,9 @@ impl JobManager {
             // Behind its last checkpoint a job that stops only has the last commits of its sinks before it. A restart would carry them out, but
             // read on too, beyond the savepoint it may have been stopped with.
             if job.state == JobState::Cancelling && job.then == Then::End(JobState::Suspended) {
-                job.remark = Some(format!(
-                    "{reason}; what its sinks have not published of its last checkpoint, the next start does"
-                ));
+                job.remark.get_or_insert_with(|| {
+                    format!("{reason}; what its sinks have not published of its last checkpoint, the next start from it does")
+                });
             }
             return self.follow_tasks(id, now_ns);
         }

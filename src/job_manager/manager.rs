@@ -64,7 +64,7 @@ pub enum JobEvent {
         /// Why, if there is anything to say.
         reason: Option<String>,
     },
-    /// Tasks were told to stop and have not within the grace period. A thread cannot be ended from outside: the job stays as it
+    /// Tasks were to stop and have not within the grace period. A thread cannot be ended from outside: the job stays as it
     /// is until they end, and so do their slots.
     CancelOverdue {
         /// Which job.

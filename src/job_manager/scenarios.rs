@@ -649,7 +649,7 @@ fn a_task_that_fails_behind_the_last_checkpoint_of_a_stop_leaves_its_reason() {
     world.fail(task(id, 1, 1));
     assert_eq!(world.state(id), JobState::Suspended);
     assert!(
-        world.reason(id).contains("boom") && world.reason(id).contains("the next start does"),
+        world.reason(id).contains("boom") && world.reason(id).contains("the next start from it does"),
         "{}",
         world.reason(id)
     );

@@ -18,6 +18,11 @@ impl Behind {
         if count <= usize::from(Self::ANY.0) { Self(behind as u8) } else { Self::ANY }
     }
 
+    /// How often a key may be listed for a window of so many slices.
+    pub fn listed_of(count: usize) -> usize {
+        if count <= usize::from(Self::ANY.0) { count } else { 1 }
+    }
+
     /// How many slices lie behind it, if that is known.
     #[inline]
     pub fn count(self) -> Option<i64> {
@@ -84,7 +89,7 @@ impl KeyList {
         self.sorted.clear();
     }
 
-    /// How many bytes the keys take, without their order, which takes 16 for each while they are gone through.
+    /// How many bytes the keys take, without their order, which takes 16 for each while they are gone through, and 8 more while it is made.
     pub fn len_bytes(&self) -> usize {
         self.words.len() * 8
     }

@@ -103,7 +103,8 @@ where
             false => state.namespaced(operator, "slices")?,
         };
         let key_groups = state.key_groups();
-        let ends = WindowEnds::new(state.timers(operator, "window-ends")?, key_groups, cx.arena.budget().clone());
+        let (count, budget) = (windows.slices_per_window(), cx.arena.budget().clone());
+        let ends = WindowEnds::new(state.timers(operator, "window-ends")?, key_groups, count, budget);
         Ok(Self {
             windows,
             aggregate,
@@ -184,11 +185,21 @@ where
         for slice in keys.slices_of(*next) {
             listed += 1;
             match slice.behind.count() {
-                Some(behind) => self.fire_slice(&mut merged, key, *group, *window, behind, slice.spot),
-                // It stands for all of them: it is the first and the only one.
+                Some(behind) => {
+                    if let Some(spot) = self.fire_slice(&mut merged, key, *group, *window, behind, slice.spot) {
+                        let behind =
+                            Behind::new(behind + self.windows.slices_per_slide(), self.windows.slices_per_window());
+                        self.going_on.push(key.bytes(), KeySlice { behind, spot });
+                    }
+                }
+                // It stands for all of them: it is the only one, and the only one that goes on.
                 None => {
+                    let mut goes_on = false;
                     for behind in (0..self.windows.slices_per_window() as i64).rev() {
-                        self.fire_slice(&mut merged, key, *group, *window, behind, slice.spot);
+                        goes_on |= self.fire_slice(&mut merged, key, *group, *window, behind, slice.spot).is_some();
+                    }
+                    if goes_on {
+                        self.going_on.push(key.bytes(), KeySlice::ANY);
                     }
                 }
             }
@@ -199,8 +210,8 @@ where
         Some(listed)
     }
 
-    /// Merges what the slice that so many of a window's slices lie behind holds, and lists it for the next window, or takes it out if there is
-    /// none that holds it.
+    /// Merges what the slice that so many of a window's slices lie behind holds. Answers where that is if the next window holds it too, and takes it
+    /// out otherwise.
     fn fire_slice(
         &mut self,
         merged: &mut Option<A::Accumulator>,
@@ -209,7 +220,7 @@ where
         window: TimeWindow,
         behind: i64,
         spot: Spot,
-    ) {
+    ) -> Option<Spot> {
         let start = window.end - (behind + 1) * self.windows.slice_ms();
         let is_last = start < window.start + self.windows.slide_ms();
         let whole = SliceKey { start, missed: 0 };
@@ -217,7 +228,7 @@ where
             true => self.slices.take_there(spot, key, group, &whole).map(|whole| (whole, spot)),
             false => self.slices.get_there(spot, key, group, &whole),
         };
-        let Some((Both(header, accumulator), spot)) = found else { return };
+        let (Both(header, accumulator), spot) = found?;
         if header.holds == 1 {
             self.merge(merged, accumulator);
         }
@@ -236,10 +247,7 @@ where
                 }
             }
         }
-        if !is_last {
-            let behind = Behind::new(behind + self.windows.slices_per_slide(), self.windows.slices_per_window());
-            self.going_on.push(key.bytes(), KeySlice { behind, spot });
-        }
+        (!is_last).then_some(spot)
     }
 
     fn merge(&self, merged: &mut Option<A::Accumulator>, part: A::Accumulator) {

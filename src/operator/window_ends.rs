@@ -18,7 +18,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 const WHO: &str = "lists of window keys";
-/// The longest list.
+/// The longest list of keys with one slice each; those of windows with more slices may be as many times as long.
 const LIST_BYTES_MAX: usize = 16 << 10;
 /// All lists together take at most this share of the budget, taken from it so many bytes at a time.
 const BUDGET_SHARE: usize = 32;
@@ -54,6 +54,8 @@ struct ListMemory {
     /// What they take, and what was taken from the budget for them.
     listed_bytes: usize,
     reserved: Vec<Reservation>,
+    /// The longest of them.
+    list_bytes_max: usize,
 }
 
 /// A window end in one key group.
@@ -85,14 +87,15 @@ pub(super) struct Relisting {
 }
 
 impl<K: Key + ?Sized> WindowEnds<K> {
-    /// None yet, for keys of these groups; lists count against `budget`.
-    pub fn new(timers: Timers<K>, key_groups: KeyGroupRange, budget: MemoryBudget) -> Self {
+    /// None yet, for keys of these groups in windows of so many slices; lists count against `budget`.
+    pub fn new(timers: Timers<K>, key_groups: KeyGroupRange, slices_per_window: usize, budget: MemoryBudget) -> Self {
+        let list_bytes_max = LIST_BYTES_MAX * Behind::listed_of(slices_per_window);
         Self {
             timers,
             key_groups,
             groups: key_groups.iter().map(|_| GroupEnds::default()).collect(),
             order: BTreeSet::new(),
-            memory: ListMemory { budget, listed_bytes: 0, reserved: Vec::new() },
+            memory: ListMemory { budget, listed_bytes: 0, reserved: Vec::new(), list_bytes_max },
             spare: Vec::new(),
         }
     }
@@ -100,10 +103,10 @@ impl<K: Key + ?Sized> WindowEnds<K> {
     /// A window of `key` ends with `at`, its last millisecond, and holds this slice. `is_first`: this is said once for each of its slices, so
     /// that the list stays complete; otherwise it may be said for every record, and keys are found by their slices.
     pub fn add(&mut self, key: &Hashed<K>, at: EventTimeMs, slice: KeySlice, is_first: bool) -> Result<(), StateError> {
-        let (keys, listed_bytes) = self.keys_of(key, at, is_first)?;
+        let (keys, memory) = self.keys_of(key, at, is_first)?;
         match keys {
-            Listed::Keys(_) if is_first => keys.push(key.key.bytes(), slice, listed_bytes),
-            Listed::Keys(_) => keys.give_up(listed_bytes),
+            Listed::Keys(_) if is_first => keys.push(key.key.bytes(), slice, memory),
+            Listed::Keys(_) => keys.give_up(memory),
             Listed::Unknown | Listed::GivenUp => {}
         }
         Ok(())
@@ -112,19 +115,19 @@ impl<K: Key + ?Sized> WindowEnds<K> {
     /// The same of many keys of one group, said for the first time. Takes them out of their list.
     pub fn add_all(&mut self, group: KeyGroup, at: EventTimeMs, keys: &mut KeyList) -> Result<(), StateError> {
         let Some(first) = keys.first::<K>() else { return Ok(()) };
-        let (listed, listed_bytes) = self.keys_of(&Hashed::in_group(first, group), at, true)?;
-        listed.append(keys, listed_bytes);
+        let (listed, memory) = self.keys_of(&Hashed::in_group(first, group), at, true)?;
+        listed.append(keys, memory);
         keys.clear();
         Ok(())
     }
 
-    /// The keys of a window, and what all lists take. If it is not there yet it begins with `key`.
+    /// The keys of a window, and the memory of all lists. If it is not there yet it begins with `key`.
     fn keys_of(
         &mut self,
         key: &Hashed<K>,
         at: EventTimeMs,
         is_first: bool,
-    ) -> Result<(&mut Listed, &mut usize), StateError> {
+    ) -> Result<(&mut Listed, &mut ListMemory), StateError> {
         let nth = self.nth(key.group);
         let Self { timers, groups, order, memory, spare, .. } = self;
         let GroupEnds { pending, known_through } = &mut groups[nth];
@@ -151,7 +154,7 @@ impl<K: Key + ?Sized> WindowEnds<K> {
                 &mut pending.insert(Pending { carriers, keys }).keys
             }
         };
-        Ok((keys, &mut memory.listed_bytes))
+        Ok((keys, memory))
     }
 
     /// Which of the key groups this is.
@@ -206,7 +209,7 @@ impl<K: Key + ?Sized> WindowEnds<K> {
         relisting.found.entry(at(nth)).or_insert_with(|| Listed::Keys(KeyList::default())).push(
             key,
             KeySlice { behind: Behind::new(slice.slices_behind(nth), slices_per_window), spot },
-            &mut self.memory.listed_bytes,
+            &mut self.memory,
         );
         while !self.memory.has_room() {
             // The windows that fire last wait for another look.
@@ -222,7 +225,7 @@ impl<K: Key + ?Sized> WindowEnds<K> {
     fn leave(&mut self, at: EventTimeMs, group: KeyGroup) {
         let nth = self.nth(group);
         if let Some(Pending { keys: keys @ Listed::Keys(_), .. }) = self.groups[nth].pending.get_mut(&at) {
-            keys.give_up(&mut self.memory.listed_bytes);
+            keys.give_up(&mut self.memory);
         }
     }
 
@@ -237,7 +240,7 @@ impl<K: Key + ?Sized> WindowEnds<K> {
                 // It began after the restore, or memory came back: its keys are those that came since. What was found may belong to a later window that it stands before.
                 (keys @ Listed::Keys(_), Listed::Keys(found)) => {
                     self.memory.listed_bytes -= found.len_bytes();
-                    keys.append(&found, &mut self.memory.listed_bytes);
+                    keys.append(&found, &mut self.memory);
                 }
                 (keys, listed) => {
                     self.memory.listed_bytes -= keys.len_bytes() + listed.len_bytes();
@@ -284,10 +287,16 @@ impl<K: Key + ?Sized> WindowEnds<K> {
 }
 
 impl ListMemory {
+    /// Whether a list of this length may become longer. There was memory for one of keys with one slice each when it began.
+    #[inline]
+    fn lets_grow(&mut self, list_bytes: usize) -> bool {
+        list_bytes < LIST_BYTES_MAX || list_bytes < self.list_bytes_max && self.has_room()
+    }
+
     /// Whether there is memory for one more list.
     fn has_room(&mut self) -> bool {
         let needed = self.listed_bytes + LIST_BYTES_MAX;
-        let reserved: usize = self.reserved.iter().map(Reservation::bytes).sum();
+        let reserved = self.reserved.len() * RESERVED_AT_ONCE_BYTES;
         if needed <= reserved {
             return true;
         }
@@ -301,28 +310,28 @@ impl ListMemory {
 
 impl Listed {
     /// Adds a key, unless the list has become too long.
-    fn push(&mut self, key: &[u8], slice: KeySlice, listed_bytes: &mut usize) {
+    fn push(&mut self, key: &[u8], slice: KeySlice, memory: &mut ListMemory) {
         let Self::Keys(keys) = self else { return };
         let before = keys.len_bytes();
-        if before >= LIST_BYTES_MAX {
-            return self.give_up(listed_bytes);
+        if !memory.lets_grow(before) {
+            return self.give_up(memory);
         }
         keys.push(key, slice);
-        *listed_bytes += keys.len_bytes() - before;
+        memory.listed_bytes += keys.len_bytes() - before;
     }
 
     /// Adds other keys, unless the list would become too long.
-    fn append(&mut self, others: &KeyList, listed_bytes: &mut usize) {
+    fn append(&mut self, others: &KeyList, memory: &mut ListMemory) {
         let Self::Keys(keys) = self else { return };
-        if keys.len_bytes() + others.len_bytes() > LIST_BYTES_MAX {
-            return self.give_up(listed_bytes);
+        if !memory.lets_grow(keys.len_bytes() + others.len_bytes()) {
+            return self.give_up(memory);
         }
         keys.append(others);
-        *listed_bytes += others.len_bytes();
+        memory.listed_bytes += others.len_bytes();
     }
 
-    fn give_up(&mut self, listed_bytes: &mut usize) {
-        *listed_bytes -= self.len_bytes();
+    fn give_up(&mut self, memory: &mut ListMemory) {
+        memory.listed_bytes -= self.len_bytes();
         *self = Self::GivenUp;
     }
 
@@ -354,7 +363,7 @@ mod tests {
         let budget = MemoryBudget::new(budget_bytes);
         let arena = Arena::new(MemoryBudget::new(64 << 20), ArenaOptions::default());
         let mut backend = StateBackend::new(KeyGroupRange { start: 0, end: 1 }, 1, arena);
-        let ends = WindowEnds::new(backend.timers("windows", "ends").unwrap(), backend.key_groups(), budget);
+        let ends = WindowEnds::new(backend.timers("windows", "ends").unwrap(), backend.key_groups(), 2, budget);
         (ends, backend.key_context(), Sliding::of(2).every(1))
     }
 
@@ -430,15 +439,31 @@ mod tests {
     }
 
     #[test]
+    fn lists_of_windows_with_many_slices_hold_as_many_keys_while_there_is_memory() {
+        for (budget_bytes, slices, is_kept) in [(64 << 20, 60, true), (2 << 20, 60, false), (64 << 20, 1, false)] {
+            let (WindowEnds { timers, key_groups, .. }, keys, _) = ends(64 << 20);
+            let mut ends = WindowEnds::<str>::new(timers, key_groups, slices, MemoryBudget::new(budget_bytes));
+            for nth in 0..12_000 {
+                let slice = KeySlice { behind: Behind::new(nth % 60, 60), spot: Spot::UNKNOWN };
+                let key = format!("{}", nth / 60);
+                ends.add(&keys.hash(key.as_str()), EventTimeMs(9), slice, true).unwrap();
+            }
+            let group = keys.hash("0").group;
+            assert_eq!(matches!(ends.take_list(EventTimeMs(9), group), Listed::Keys(_)), is_kept);
+            assert_eq!(ends.memory.listed_bytes, 0);
+        }
+    }
+
+    #[test]
     fn a_list_that_would_become_too_long_by_what_a_look_found_is_given_up() {
         let (mut ends, keys, windows) = ends(64 << 20);
         ends.add(&keys.hash("a key"), EventTimeMs(10 - 1), one(0), true).unwrap();
         ends.rebuild();
         let long = ["a", "b"].map(|key| key.repeat(2_000));
         let group = keys.hash(long[0].as_str()).group;
-        (0..5).for_each(|_| ends.add(&keys.hash(long[0].as_str()), EventTimeMs(11 - 1), one(1), true).unwrap());
+        (0..9).for_each(|_| ends.add(&keys.hash(long[0].as_str()), EventTimeMs(11 - 1), one(1), true).unwrap());
         let mut later = ends.relist(group);
-        for _ in 0..5 {
+        for _ in 0..9 {
             ends.list_later(&mut later, &windows.slice_at(10), 2, long[1].as_bytes(), Spot::UNKNOWN);
         }
         ends.relisted(later);
@@ -496,7 +521,7 @@ mod tests {
     fn a_list_that_would_become_too_long_by_many_keys_at_once_is_given_up() {
         let (mut ends, keys, _) = ends(64 << 20);
         let (mut going_on, key) = (KeyList::default(), "k".repeat(2_000));
-        (0..10).for_each(|_| going_on.push(key.as_bytes(), KeySlice::ANY));
+        (0..20).for_each(|_| going_on.push(key.as_bytes(), KeySlice::ANY));
         let group = keys.hash(key.as_str()).group;
         ends.add_all(group, EventTimeMs(9), &mut going_on).unwrap();
         assert!(matches!(ends.take_list(EventTimeMs(9), group), Listed::GivenUp));

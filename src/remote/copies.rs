@@ -185,6 +185,12 @@ impl RemoteCopies {
 }
 
 impl State {
+    /// The thread ends although there is more to come: the next checkpoint starts another one.
+    fn end_copying(&mut self, reason: &str) {
+        self.give_up(reason);
+        (self.is_copying, self.is_started, self.is_ending) = (false, false, false);
+    }
+
     fn has_work(&self) -> bool {
         self.wanted.is_some() || !self.savepoints.is_empty()
     }
@@ -212,9 +218,7 @@ impl Shared {
 /// The store may be the host's own: where it panics the copies end, and no job waits for them.
 fn work_contained(shared: &Shared) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(shared))) {
-        let mut state = shared.lock();
-        state.give_up(&format!("the copying panicked: {}", panic_message(&*panic)));
-        (state.is_copying, state.is_started, state.is_ending) = (false, false, false);
+        shared.lock().end_copying(&format!("the copying panicked: {}", panic_message(&*panic)));
     }
 }
 
@@ -222,7 +226,7 @@ fn work_contained(shared: &Shared) {
 fn work(shared: &Shared) {
     let runtime = match runtime() {
         Ok(runtime) => runtime,
-        Err(error) => return shared.lock().give_up(&error.to_string()),
+        Err(error) => return shared.lock().end_copying(&error.to_string()),
     };
     let mut known = Known::default();
     let mut retry = RETRY_MIN;

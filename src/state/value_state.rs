@@ -208,10 +208,14 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
             }
             let places = &places[..len];
             fetch_cells(table, const { Self::LAYOUT }, places.iter());
-            let placed = places.iter().zip(records.by_ref()).map(|(&place, (key, record))| (place, key, record));
+            let mut read = 0;
+            let placed = places.iter().zip(records.by_ref()).map(|(&place, (key, record))| {
+                read += 1;
+                (place, key, record)
+            });
             update_group(table, placed, &mut change, &mut updated)?;
-            // Not at a group that is shorter: that would be noted at every record of it.
-            if len == 0 {
+            // Those behind a record that cannot be read are not: their places are others'.
+            if read < len || len == 0 {
                 return Ok(());
             }
         }
@@ -406,4 +410,34 @@ fn settle<L: Shaped, V: StateValue>(
     }
     table.write(address, value.len_bytes(), |out| value.store(out))?;
     Ok((new, None))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{Arena, ArenaOptions, MemoryBudget};
+    use crate::state::KeyGroupRange;
+
+    #[test]
+    fn records_behind_one_that_cannot_be_read_are_not_updated() {
+        let arena = Arena::new(MemoryBudget::new(16 << 20), ArenaOptions::default());
+        let mut states = StateBackend::new(KeyGroupRange { start: 0, end: 8 }, 8, arena);
+        let (state, keys): (ValueState<u64, u64>, _) =
+            (states.value("operator", "state").unwrap(), states.key_context());
+        let numbers: Vec<u64> = (0..3 * LOOK_AHEAD as u64).collect();
+        for refused in [0, 5, LOOK_AHEAD - 1, LOOK_AHEAD, 2 * LOOK_AHEAD + 3, numbers.len() - 1, numbers.len()] {
+            let of = |key: &u64| KeyHash::of(key.bytes(), keys.hash(key).group);
+            let mut nth = 0;
+            // As a damaged record ends them: the ones behind it could be asked for.
+            let records = std::iter::from_fn(|| {
+                let key = numbers.get(nth)?;
+                nth += 1;
+                (nth - 1 != refused).then_some((Grouped { key, group: keys.hash(key).group }, ()))
+            });
+            state.update_each(numbers.iter().map(of), records, |(), _| Some(refused as u64), |(), _| {}).unwrap();
+            let updated = numbers.iter().filter(|key| state.get(&keys.hash(*key)) == Some(refused as u64)).count();
+            assert_eq!(updated, refused);
+            numbers.iter().for_each(|key| drop(state.remove(&keys.hash(key))));
+        }
+    }
 }

@@ -208,6 +208,7 @@ impl Task {
 
     fn take_commands(&mut self, cx: &mut ChainContext<'_>) {
         while !self.has_ended()
+            && cx.failure.is_none()
             && let Some(command) = self.inbox.take()
         {
             match command {
@@ -235,7 +236,7 @@ impl Task {
                         source.root.set_stopped(false);
                     }
                 }
-                // Even behind the last checkpoint: what its sinks have not published by then, the next start does.
+                // Even behind the last checkpoint: what its sinks have not published by then, the next start from it does.
                 TaskCommand::Cancel => self.end(cx, TaskReport::Canceled(self.of)),
             }
         }

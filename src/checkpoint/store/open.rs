@@ -56,7 +56,7 @@ impl CheckpointStore {
         let extents = extent_lengths(&mut reader, &catalog);
         drop(reader);
         if let (Some((manifest, _)), Some(newest)) = (&found.newest, found.retained.first()) {
-            write_added_again(io, arena, dir, manifest, &newest.superblock)?;
+            write_added_again(io, arena, dir, manifest, &newest.superblock, options.one_flush_bytes_max)?;
         }
         for name in list_names(io, dir)?.iter().filter(|name| is_temporary(name) || is_spill(name)) {
             io.complete(IoOp::Remove { path: dir.join(name) }).map_err(refusal)?;
@@ -216,11 +216,17 @@ fn write_added_again(
     dir: &Path,
     manifest: &Manifest,
     superblock: &Superblock,
+    bytes_max: u64,
 ) -> Result<(), RestoreError> {
     let mut files: BTreeMap<u32, Vec<&BlockRef>> = BTreeMap::new();
     // A superblock that calls its checkpoint durable was written behind their flush.
     for block in manifest.added.iter().chain([&superblock.manifest]).filter(|_| !superblock.durable) {
         files.entry(block.file).or_default().push(block);
+    }
+    // More than that is no checkpoint of a store's own, but a copy that was put here and flushed, whose superblock does not say so.
+    let added_bytes: u64 = files.values().flatten().map(|block| u64::from(block.len_bytes)).sum();
+    if added_bytes > bytes_max {
+        files.values_mut().for_each(Vec::clear);
     }
     for (number, blocks) in files {
         let path = dir.join(format::extent_name(number));
