@@ -208,14 +208,17 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
             }
             let places = &places[..len];
             fetch_cells(table, const { Self::LAYOUT }, places.iter());
-            let mut read = 0;
-            let placed = places.iter().zip(records.by_ref()).map(|(&place, (key, record))| {
-                read += 1;
-                (place, key, record)
+            let mut have_ended = len == 0;
+            let placed = places.iter().map_while(|&place| {
+                let Some((key, record)) = records.next() else {
+                    have_ended = true;
+                    return None;
+                };
+                Some((place, key, record))
             });
             update_group(table, placed, &mut change, &mut updated)?;
             // Those behind a record that cannot be read are not: their places are others'.
-            if read < len || len == 0 {
+            if have_ended {
                 return Ok(());
             }
         }
@@ -437,7 +440,9 @@ mod tests {
             state.update_each(numbers.iter().map(of), records, |(), _| Some(refused as u64), |(), _| {}).unwrap();
             let updated = numbers.iter().filter(|key| state.get(&keys.hash(*key)) == Some(refused as u64)).count();
             assert_eq!(updated, refused);
-            numbers.iter().for_each(|key| drop(state.remove(&keys.hash(key))));
+            numbers.iter().for_each(|key| {
+                state.remove(&keys.hash(key));
+            });
         }
     }
 }
