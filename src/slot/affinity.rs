@@ -142,6 +142,7 @@ fn read(path: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::slot::IdleAction;
 
     #[test]
     fn each_slot_gets_a_cpu_of_its_own_while_there_are_enough() {
@@ -177,8 +178,8 @@ mod tests {
     #[test]
     fn slots_beyond_the_quota_do_not_spin() {
         let allowed = AllowedCpus::new((0..16).collect(), Some(1.5));
-        let budget_ns = |slots| crate::slot::IdlePolicy::for_slots(slots, allowed.usable()).spin_budget_ns();
-        assert!(budget_ns(2) > 0 && budget_ns(3) == 0);
+        let idle_step = |slots| crate::slot::IdlePolicy::for_slots(slots, allowed.usable()).after_step(false, 0);
+        assert_eq!((idle_step(2), idle_step(3)), (IdleAction::Spin, IdleAction::Yield));
     }
 
     #[test]

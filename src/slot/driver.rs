@@ -25,6 +25,7 @@ pub fn drive(slot: &mut Slot, io: &mut dyn Io, mut idle: IdlePolicy) {
             match idle.after_step(progress == Progress::Worked, now_ns) {
                 IdleAction::Step => {}
                 IdleAction::Spin => std::hint::spin_loop(),
+                IdleAction::Yield => std::thread::yield_now(),
                 IdleAction::Park => {
                     let parked;
                     (progress, parked) = turns.park_until_disturbed(slot, io, idle.early_ns());

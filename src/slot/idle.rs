@@ -1,9 +1,10 @@
-//! How a slot waits: it spins for a while, then sleeps. A pure step machine; the driver does what it says.
+//! How a slot waits: it spins or yields for a while, then sleeps. A pure step machine; the driver does what it says.
 //!
 //! Spinning pays while the next record comes sooner than a wake-up costs. The budget begins at what a wake-up costs (20 us until
 //! something was measured, then what sleeps that had an end overslept), grows to 50 us at most while sleeps turn out to be shorter than a
 //! wake-up, and falls back when they are not. A sleep until a given time ends early by what a wake-up costs, and the rest is spun.
-//! Where slots outnumber the CPUs, spinning only takes time from those who have work: the budget is zero.
+//! Where slots outnumber the CPUs, spinning would take time from those who have work: instead a slot yields its CPU, again and again for the same
+//! budget. Sleeping at once was worse: a slot behind a full channel then waits for a wake-up each time, and the CPUs for the slots.
 //!
 //! Semantics of the budget: Karlin, Li, Manasse and Owicki 1991, Empirical Studies of Competitive Spinning: spinning for as long as a
 //! wake-up costs is never worse than twice the best choice. A slot that polls (`busy_poll`) never sleeps: Aeron's BusySpinIdleStrategy.
@@ -32,6 +33,8 @@ pub enum IdleAction {
     Step,
     /// Let the core breathe for a few cycles, then step again.
     Spin,
+    /// Let others have the CPU if they want it, then step again.
+    Yield,
     /// Announce, step once more, and sleep if that was idle too.
     Park,
 }
@@ -66,8 +69,8 @@ enum IdleState {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Habit {
-    /// Others need the CPU: sleeps at once.
-    NeverSpins,
+    /// Others need the CPU: yields it for its budget, then sleeps.
+    YieldsThenSleeps,
     /// Spins for its budget, then sleeps.
     SpinsThenSleeps,
     /// The CPU is this slot's alone.
@@ -77,7 +80,7 @@ enum Habit {
 impl IdlePolicy {
     /// The policy of one of `slots` slots that share `usable_cpus` CPUs.
     pub fn for_slots(slots: usize, usable_cpus: usize) -> Self {
-        Self::with(if slots <= usable_cpus { Habit::SpinsThenSleeps } else { Habit::NeverSpins })
+        Self::with(if slots <= usable_cpus { Habit::SpinsThenSleeps } else { Habit::YieldsThenSleeps })
     }
 
     /// Never sleeps: a record is seen as soon as it is visible, and the slot takes its CPU whole. Only for slots that have one each.
@@ -101,7 +104,11 @@ impl IdlePolicy {
             IdleState::Busy => now_ns,
         };
         self.state = IdleState::Spinning { since_ns };
-        if now_ns.saturating_sub(since_ns) < self.spin_budget_ns() { IdleAction::Spin } else { IdleAction::Park }
+        match self.habit {
+            _ if now_ns.saturating_sub(since_ns) >= self.spin_budget_ns() => IdleAction::Park,
+            Habit::YieldsThenSleeps => IdleAction::Yield,
+            Habit::SpinsThenSleeps | Habit::NeverSleeps => IdleAction::Spin,
+        }
     }
 
     /// After a sleep: learns from it. The next idle step begins a new spin.
@@ -125,19 +132,20 @@ impl IdlePolicy {
         }
     }
 
-    /// How long it spins now before it sleeps.
+    /// How long it spins or yields now before it sleeps.
     #[inline]
     pub fn spin_budget_ns(&self) -> u64 {
         match self.habit {
-            Habit::NeverSpins => 0,
-            Habit::SpinsThenSleeps => (self.wake_cost_ns + self.extra_ns).min(SPIN_BUDGET_MAX_NS),
+            Habit::YieldsThenSleeps | Habit::SpinsThenSleeps => {
+                (self.wake_cost_ns + self.extra_ns).min(SPIN_BUDGET_MAX_NS)
+            }
             Habit::NeverSleeps => u64::MAX,
         }
     }
 
     /// How long before a given time a sleep until then has to end.
     pub fn early_ns(&self) -> u64 {
-        if self.habit == Habit::NeverSpins { 0 } else { self.wake_cost_ns }
+        if self.habit == Habit::YieldsThenSleeps { 0 } else { self.wake_cost_ns }
     }
 }
 
@@ -168,10 +176,12 @@ mod tests {
     }
 
     #[test]
-    fn slots_that_outnumber_the_cpus_never_spin() {
+    fn slots_that_outnumber_the_cpus_yield_instead_of_spinning() {
         let mut idle = IdlePolicy::for_slots(3, 2);
-        (0..100).for_each(|_| idle.after_sleep(woken(1)));
-        assert_eq!((idle.after_step(false, 0), idle.early_ns()), (IdleAction::Park, 0));
+        assert_eq!(idle.after_step(false, 0), IdleAction::Yield);
+        assert_eq!(idle.after_step(false, WAKE_COST_DEFAULT_NS - 1), IdleAction::Yield);
+        assert_eq!(idle.after_step(false, WAKE_COST_DEFAULT_NS), IdleAction::Park);
+        assert_eq!(idle.early_ns(), 0);
     }
 
     #[test]
