@@ -4,11 +4,12 @@
 //!  chain    64 B records from memory -> map -> filter -> sink                                        one slot
 //!  rolling  keys -> key_by -> reduce -> sink, a result for every record                              one slot, two slots
 //!  windows  keys -> key_by -> 1 s tumbling sum -> sink                                               one slot
+//!  sliding  keys -> key_by -> sum over 10 s every 20 ms -> sink                                      one slot
 //! ```
 //! Kernels: a loop over the same records; a table for exactly these keys with prefetch, on two threads with batches handed over between
 //! them. All are interleaved, the median counts, and all must come to the same sum. Keys are uniform; each came once before the clock
-//! starts. `--only=chain`, `rolling` or `windows` runs a part, `--keys=N` other numbers of keys.
-//! `--counted=rolling` or `windows` with `--keys=N --records=N` runs the engine's job alone, once, on one slot: the instructions that
+//! starts. `--only=chain`, `rolling`, `windows` or `sliding` runs a part, `--keys=N` other numbers of keys.
+//! `--counted=rolling`, `windows` or `sliding` with `--keys=N --records=N` runs the engine's job alone, once, on one slot: the instructions that
 //! `valgrind --tool=callgrind` counts in two lengths of it, subtracted, are those of the records between.
 #![allow(clippy::disallowed_methods, reason = "a bench reads clocks and starts threads itself")]
 
@@ -34,6 +35,7 @@ use millstream::sink::Callback;
 use millstream::source::Generator;
 use millstream::stream::Job;
 use millstream::time::{EventTimeMs, Watermarks};
+use millstream::window::{SlicedWindows, Sliding, Tumbling};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -68,6 +70,9 @@ fn main() {
         let keys = if quick { 10_000 } else { 1_000_000 };
         windows(&mut bench, keys, if quick { 300_000 } else { 49_000_000 });
     }
+    if runs_part("sliding") {
+        sliding(&mut bench, if quick { 1_000 } else { 10_000 }, if quick { 300_000 } else { 20_000_000 });
+    }
     bench.probe("cache-line hop, p50", "ns", before, hop());
     bench.finish();
 }
@@ -81,11 +86,12 @@ fn argument(name: &str) -> Option<String> {
 fn counted(part: &str) {
     let number = |name, default| argument(name).and_then(|text| text.parse().ok()).unwrap_or(default);
     let (keys, records) = (number("--keys=", 10_000), number("--records=", 1_000_000));
-    let stream = KeyedStream { keys, records, per_second: 10 * keys };
+    let stream = KeyedStream { keys, records, per_second: if part == "sliding" { 100 * keys } else { 10 * keys } };
     let job = match part {
         "rolling" => workloads::rolling_sum,
         "windows" => workloads::tumbling_sum,
-        other => panic!("--counted={other}: rolling or windows"),
+        "sliding" => |stream, slots| workloads::windowed_sum(stream, slots, ten_seconds_every_20_ms()),
+        other => panic!("--counted={other}: rolling, windows or sliding"),
     };
     println!("{part}, {keys} keys, {records} records: {:?}", job(stream, 1));
 }
@@ -210,4 +216,25 @@ fn windows(bench: &mut Bench, keys: u64, records: u64) {
         interleaved(runs, [&mut || by_hand::tumbling_sum(stream), &mut || workloads::tumbling_sum(stream, 1)]);
     let scenario = format!("1 s tumbling sum, {keys} keys, {per_second} events a window");
     bench.figure(Figure { kernel: Some(kernel), goal: Some(0.5), ..Figure::new(scenario, "rate", engine, "M/s") });
+}
+
+/// The windows of Jet's latency benchmark: 500 slices each.
+fn ten_seconds_every_20_ms() -> SlicedWindows {
+    Sliding::of(10_000).every(20)
+}
+
+/// Each key is in every window, so half a result for every record. The limit: the same sum over windows that do not overlap.
+fn sliding(bench: &mut Bench, keys: u64, records: u64) {
+    let stream = KeyedStream { keys, records, per_second: 100 * keys };
+    let runs = if bench.is_quick() { 1 } else { 5 };
+    let [kernel, engine] = interleaved(
+        runs,
+        [&mut || by_hand::sliding_sum(stream, 500, 20), &mut || {
+            workloads::windowed_sum(stream, 1, ten_seconds_every_20_ms())
+        }],
+    );
+    let [tumbling] = interleaved(runs, [&mut || workloads::windowed_sum(stream, 1, Tumbling::of(1_000))]);
+    let scenario = format!("sum over 10 s every 20 ms, {keys} keys, {} events/s", stream.per_second);
+    let figure = Figure { kernel: Some(kernel), ..Figure::new(scenario, "rate", engine, "M/s") };
+    bench.figure(Figure { limit: Some(tumbling), ..figure });
 }

@@ -47,6 +47,38 @@ pub fn tumbling_sum(stream: KeyedStream) -> Outcome {
     Outcome { per_s, checksum }
 }
 
+/// One thread, an array of sums for each slice of a window and one for the window, which gains a slice and loses one with every slide.
+pub fn sliding_sum(stream: KeyedStream, slices: usize, slide_ms: u64) -> Outcome {
+    let keys = stream.keys as usize;
+    let mut ring = vec![vec![0u32; keys]; slices];
+    let (mut window, mut checksum) = (vec![0u64; keys], 0u64);
+    let slice_records = stream.per_second * slide_ms / 1_000;
+    let (mut begun, mut first) = (Instant::now(), 0);
+    for nth in 0.. {
+        let slice_ends = (first + slice_records).min(stream.total());
+        let newest = &mut ring[nth % slices];
+        batches(stream, first..slice_ends, |batch| batch.iter().for_each(|key| newest[*key as usize] += 1));
+        if first == 0 {
+            begun = Instant::now();
+        }
+        for (sum, entering) in window.iter_mut().zip(&ring[nth % slices]) {
+            *sum += u64::from(*entering);
+            checksum = checksum.wrapping_add(square(*sum));
+        }
+        let oldest = &mut ring[(nth + 1) % slices];
+        for (sum, leaving) in window.iter_mut().zip(oldest) {
+            *sum -= u64::from(std::mem::take(leaving));
+        }
+        first = slice_ends;
+        // Behind the last record those windows end that still hold one.
+        if first == stream.total() && window.iter().all(|sum| *sum == 0) {
+            break;
+        }
+    }
+    let per_s = (stream.total() - slice_records) as f64 / begun.elapsed().as_secs_f64();
+    Outcome { per_s, checksum }
+}
+
 /// Two threads with a table each. Both read half of the stream and hand the keys of the other over in batches.
 pub fn rolling_sum_on_two(stream: KeyedStream) -> Outcome {
     let queues =

@@ -11,7 +11,7 @@ use millstream::sink::Callback;
 use millstream::source::Generator;
 use millstream::stream::Job;
 use millstream::time::{EventTimeMs, Watermarks};
-use millstream::window::{Tumbling, WindowResult};
+use millstream::window::{SlicedWindows, Tumbling, WindowResult};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -133,20 +133,26 @@ pub fn rolling_sum(stream: KeyedStream, slots: u32) -> Outcome {
 
 /// One sum for each key and second of event time.
 pub fn tumbling_sum(stream: KeyedStream, slots: u32) -> Outcome {
-    let (job, seen) = (Job::new("tumbling-sum"), Arc::new(Seen::default()));
+    windowed_sum(stream, slots, Tumbling::of(1_000))
+}
+
+/// One sum for each key and window.
+pub fn windowed_sum(stream: KeyedStream, slots: u32, windows: SlicedWindows) -> Outcome {
+    let (job, seen) = (Job::new("windowed-sum"), Arc::new(Seen::default()));
     let mut tally = Tally::new(&seen);
     job.source("keys", Generator::new(|n: u64| n).in_splits(slots).count(stream.total()))
         .event_time(move |n: &u64| EventTimeMs(stream.at_ms(*n)), Watermarks::monotonous())
         .map(move |n: &u64| Keyed { key: stream.key(*n), sum: 1 })
         .key_by("by-key", |record: &Keyed| record.key)
-        .window(Tumbling::of(1_000))
+        .window(windows)
         .aggregate("sum", Sum::of(|record: &Keyed| record.sum as i64))
         .sink(
             "tally",
             Callback::new(move |_: &Stamp, result: &WindowResult<u64, i64>| tally.add(square(result.value as u64))),
         );
     // The clock starts when the first window fires.
-    run(job, slots, &seen, 1, stream.total(), |_| stream.per_second)
+    let first_window = windows.slide_ms() as u64 * stream.per_second / 1_000;
+    run(job, slots, &seen, 1, stream.total(), |_| first_window)
 }
 
 /// What a window's result adds to the checksum: sums alone would add up to the number of records however they were grouped.

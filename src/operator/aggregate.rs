@@ -14,6 +14,9 @@ pub trait Aggregate<V>: Clone + Send + Sync + 'static {
     /// Whether merging gives the same accumulator, bit for bit, in any order and grouping: that of integers does, that of f64 does not, as it
     /// rounds. Windows of such an aggregate take records without reading accumulators back where the state outgrows its memory.
     const MERGES_IN_ANY_ORDER: bool = false;
+    /// Whether [`retract`](Self::retract) undoes `merge`, bit for bit; needs `MERGES_IN_ANY_ORDER`. Overlapping windows of such an aggregate are
+    /// not merged anew: each is the one before with what has come since and without what has gone, however many slices it has.
+    const RETRACTS: bool = false;
 
     /// The accumulator of no records.
     fn create(&self) -> Self::Accumulator;
@@ -21,6 +24,11 @@ pub trait Aggregate<V>: Clone + Send + Sync + 'static {
     fn add(&self, accumulator: &mut Self::Accumulator, record: &V);
     /// Adds the records of another accumulator. The order of merging is that of event time.
     fn merge(&self, accumulator: &mut Self::Accumulator, other: &Self::Accumulator);
+    /// Takes out the records of another accumulator, which were merged before. Semantics: `retract` of Flink's table aggregates. Only asked of an
+    /// aggregate that `RETRACTS`.
+    fn retract(&self, _accumulator: &mut Self::Accumulator, _other: &Self::Accumulator) {
+        unreachable!("an aggregate that says that it retracts does");
+    }
     /// What comes out of an accumulator.
     fn result(&self, accumulator: &Self::Accumulator) -> Self::Out;
 
@@ -38,6 +46,7 @@ impl<V, A: Aggregate<V>, B: Aggregate<V>> Aggregate<V> for And<A, B> {
     type Accumulator = Both<A::Accumulator, B::Accumulator>;
     type Out = (A::Out, B::Out);
     const MERGES_IN_ANY_ORDER: bool = A::MERGES_IN_ANY_ORDER && B::MERGES_IN_ANY_ORDER;
+    const RETRACTS: bool = A::RETRACTS && B::RETRACTS;
 
     fn create(&self) -> Self::Accumulator {
         Both(self.0.create(), self.1.create())
@@ -54,6 +63,11 @@ impl<V, A: Aggregate<V>, B: Aggregate<V>> Aggregate<V> for And<A, B> {
         self.1.merge(&mut accumulator.1, &other.1);
     }
 
+    fn retract(&self, accumulator: &mut Self::Accumulator, other: &Self::Accumulator) {
+        self.0.retract(&mut accumulator.0, &other.0);
+        self.1.retract(&mut accumulator.1, &other.1);
+    }
+
     fn result(&self, accumulator: &Self::Accumulator) -> Self::Out {
         (self.0.result(&accumulator.0), self.1.result(&accumulator.1))
     }
@@ -67,6 +81,7 @@ impl<V> Aggregate<V> for Count {
     type Accumulator = u64;
     type Out = u64;
     const MERGES_IN_ANY_ORDER: bool = true;
+    const RETRACTS: bool = true;
 
     fn create(&self) -> u64 {
         0
@@ -79,6 +94,10 @@ impl<V> Aggregate<V> for Count {
 
     fn merge(&self, count: &mut u64, other: &u64) {
         *count += other;
+    }
+
+    fn retract(&self, count: &mut u64, other: &u64) {
+        *count -= other;
     }
 
     fn result(&self, count: &u64) -> u64 {
@@ -94,6 +113,8 @@ pub trait Number: FixedValue + Copy + PartialOrd + 'static {
     const IS_EXACT: bool = false;
     /// The sum; integers wrap around, as Java's do.
     fn plus(self, other: Self) -> Self;
+    /// The difference; that of exact numbers undoes the sum.
+    fn minus(self, other: Self) -> Self;
 }
 
 macro_rules! number {
@@ -105,6 +126,11 @@ macro_rules! number {
             #[inline]
             fn plus(self, other: Self) -> Self {
                 self.wrapping_add(other)
+            }
+
+            #[inline]
+            fn minus(self, other: Self) -> Self {
+                self.wrapping_sub(other)
             }
         }
     )*};
@@ -118,6 +144,11 @@ impl Number for f64 {
     #[inline]
     fn plus(self, other: Self) -> Self {
         self + other
+    }
+
+    #[inline]
+    fn minus(self, other: Self) -> Self {
+        self - other
     }
 }
 
@@ -153,6 +184,7 @@ impl<V, X: Number, F: Fn(&V) -> X + Clone + Send + Sync + 'static> Aggregate<V> 
     type Accumulator = X;
     type Out = X;
     const MERGES_IN_ANY_ORDER: bool = X::IS_EXACT;
+    const RETRACTS: bool = X::IS_EXACT;
 
     fn create(&self) -> X {
         X::ZERO
@@ -165,6 +197,10 @@ impl<V, X: Number, F: Fn(&V) -> X + Clone + Send + Sync + 'static> Aggregate<V> 
 
     fn merge(&self, sum: &mut X, other: &X) {
         *sum = sum.plus(*other);
+    }
+
+    fn retract(&self, sum: &mut X, other: &X) {
+        *sum = sum.minus(*other);
     }
 
     fn result(&self, sum: &X) -> X {

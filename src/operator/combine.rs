@@ -94,6 +94,7 @@ impl<A: Aggregate<V>, V: 'static> Aggregate<Partial> for MergePartials<A, V> {
     type Accumulator = A::Accumulator;
     type Out = A::Out;
     const MERGES_IN_ANY_ORDER: bool = A::MERGES_IN_ANY_ORDER;
+    const RETRACTS: bool = A::RETRACTS;
 
     fn create(&self) -> A::Accumulator {
         self.aggregate.create()
@@ -106,6 +107,10 @@ impl<A: Aggregate<V>, V: 'static> Aggregate<Partial> for MergePartials<A, V> {
 
     fn merge(&self, accumulator: &mut A::Accumulator, other: &A::Accumulator) {
         self.aggregate.merge(accumulator, other);
+    }
+
+    fn retract(&self, accumulator: &mut A::Accumulator, other: &A::Accumulator) {
+        self.aggregate.retract(accumulator, other);
     }
 
     fn result(&self, accumulator: &A::Accumulator) -> A::Out {

@@ -2,8 +2,9 @@
 
 use crate::record::Key;
 use crate::state::Spot;
+use std::cmp::Ordering;
 
-/// Which of a window's slices a key has: so many of them lie behind it. Of windows with more slices than it can say: any of them.
+/// Which of a window's slices a key has: so many of them lie behind it. If these are more than it can say: any of the window's slices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Behind(u8);
 
@@ -12,15 +13,15 @@ impl Behind {
     pub const ANY: Self = Self((1 << Self::BITS) - 1);
     const BITS: u32 = 6;
 
-    /// The slice that so many of the window's `count` slices lie behind.
+    /// The slice that so many of the window's slices lie behind.
     #[inline]
-    pub fn new(behind: i64, count: usize) -> Self {
-        if count <= usize::from(Self::ANY.0) { Self(behind as u8) } else { Self::ANY }
+    pub fn new(behind: i64) -> Self {
+        if behind < i64::from(Self::ANY.0) { Self(behind as u8) } else { Self::ANY }
     }
 
     /// How often a key may be listed for a window of so many slices.
     pub fn listed_of(count: usize) -> usize {
-        if count <= usize::from(Self::ANY.0) { count } else { 1 }
+        count.min(usize::from(Self::ANY.0) + 1)
     }
 
     /// How many slices lie behind it, if that is known.
@@ -65,22 +66,53 @@ impl KeyList {
         bytemuck::cast_slice_mut(&mut self.words[first + 1..])[..key.len()].copy_from_slice(key);
     }
 
-    /// The key that was added first.
+    /// The key at a place of the list in the order in which keys were added.
     ///
     /// # Panics
     /// Asserts that the keys are of this type.
-    pub fn first<K: Key + ?Sized>(&self) -> Option<&K> {
-        (!self.words.is_empty()).then(|| key_at(&self.words, 0))
+    #[inline]
+    pub fn at<K: Key + ?Sized>(&self, place: KeyCursor) -> Option<&K> {
+        (place.0 < self.words.len()).then(|| key_at(&self.words, place.0 as u32))
+    }
+
+    /// Where the slice there was when it was added.
+    #[inline]
+    pub fn spot_at(&self, place: KeyCursor) -> Spot {
+        self.words.get(place.0).map_or(Spot::UNKNOWN, |word| Spot::from_bits(word >> SPOT_SHIFT))
+    }
+
+    /// Adds the key at a place of another list, with its slice.
+    #[inline]
+    pub fn push_from(&mut self, other: &Self, place: KeyCursor) {
+        match other.words.get(place.0..) {
+            // Most keys are a word long.
+            Some(&[first_word, word, ..]) if len_of(first_word) == 8 => self.words.extend([first_word, word]),
+            _ => self.words.extend_from_slice(&other.words[place.0..other.behind(place).0]),
+        }
+    }
+
+    /// The place behind it.
+    #[inline]
+    pub fn behind(&self, place: KeyCursor) -> KeyCursor {
+        let words = self.words.get(place.0).map_or(0, |word| 1 + len_of(*word).div_ceil(8));
+        KeyCursor(place.0 + words)
+    }
+
+    /// The order of the key at a place, if there is one, and the `nth` of a list in order, if there is one: none is behind all.
+    #[inline]
+    pub fn cmp_nth(&self, place: KeyCursor, list: &Self, nth: usize) -> Ordering {
+        let of_list = list.sorted.get(nth);
+        if place.0 >= self.words.len() {
+            return if of_list.is_some() { Ordering::Greater } else { Ordering::Equal };
+        }
+        let Some(&(begins, at)) = of_list else { return Ordering::Less };
+        let by_word = first_bytes(&self.words, place.0).cmp(&begins);
+        by_word.then_with(|| bytes_at(&self.words, place.0 as u32).cmp(bytes_at(&list.words, at)))
     }
 
     /// Adds the keys of another list.
     pub fn append(&mut self, other: &Self) {
         self.words.extend_from_slice(&other.words);
-    }
-
-    /// How many keys there are in order, each as often as it has slices.
-    pub fn len(&self) -> usize {
-        self.sorted.len()
     }
 
     /// Takes all keys out; the memory stays for others.
@@ -102,10 +134,8 @@ impl KeyList {
         sorted.reserve(words.len() / 2);
         let mut at = 0;
         while at < words.len() {
-            let len = len_of(words[at]);
-            // Behind a shorter key there are zeros.
-            sorted.push((if len == 0 { 0 } else { u64::from_be(words[at + 1]) }, at as u32));
-            at += 1 + len.div_ceil(8);
+            sorted.push((first_bytes(words, at), at as u32));
+            at += 1 + len_of(words[at]).div_ceil(8);
         }
         let behind = |at: u32| behind_of(words[at as usize]);
         sorted.sort_by(|&(a_begins, a), &(b_begins, b)| {
@@ -134,6 +164,10 @@ impl KeyList {
         SlicesOf { words: &self.words, first: of_key.first().copied().unwrap_or_default(), left: of_key.iter() }
     }
 }
+
+/// A place in a list, at first its beginning.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct KeyCursor(usize);
 
 /// The slices of a key.
 pub(super) struct SlicesOf<'a> {
@@ -171,6 +205,12 @@ fn behind_of(first_word: u64) -> Behind {
     Behind((first_word >> LEN_BITS) as u8 & Behind::ANY.0)
 }
 
+/// The first eight bytes of a key as a number; behind a shorter key there are zeros.
+#[inline]
+fn first_bytes(words: &[u64], at: usize) -> u64 {
+    if len_of(words[at]) == 0 { 0 } else { u64::from_be(words[at + 1]) }
+}
+
 fn bytes_at(words: &[u64], at: u32) -> &[u8] {
     let (len, rest) = words[at as usize..].split_first().expect("every key begins with its length");
     &bytemuck::cast_slice(rest)[..len_of(*len)]
@@ -193,7 +233,7 @@ mod tests {
     use super::*;
 
     fn one(behind: i64) -> KeySlice {
-        KeySlice { behind: Behind::new(behind, 8), spot: Spot::UNKNOWN }
+        KeySlice { behind: Behind::new(behind), spot: Spot::UNKNOWN }
     }
 
     #[test]
@@ -225,9 +265,9 @@ mod tests {
     }
 
     #[test]
-    fn of_windows_with_many_slices_a_key_may_have_any() {
-        assert_eq!(Behind::new(62, 63).count(), Some(62));
-        assert!((0..2_000).all(|behind| Behind::new(behind, 2_000).count().is_none()));
+    fn a_slice_that_too_many_lie_behind_may_be_any() {
+        assert_eq!(Behind::new(62).count(), Some(62));
+        assert!((63..2_000).all(|behind| Behind::new(behind).count().is_none()));
     }
 
     #[test]
@@ -235,7 +275,7 @@ mod tests {
         let mut list = KeyList::default();
         for (key, bits) in [("short", 0), ("as long!", (1 << Spot::BITS) - 1), ("longer than a word", 12_345 << 14 | 7)]
         {
-            let slice = KeySlice { behind: Behind::new(5, 8), spot: Spot::from_bits(bits) };
+            let slice = KeySlice { behind: Behind::new(5), spot: Spot::from_bits(bits) };
             list.push(key.as_bytes(), slice);
         }
         list.sort();

@@ -2,7 +2,8 @@
 //!
 //! A record is added to the one slice it lies in; a window that is complete merges its slices. One accumulator per key and slice, whatever the
 //! overlap; one timer per key group and window end (`window_ends`). A window fires when the watermark reaches its last millisecond, key group
-//! by key group: where the state is larger than its memory the pages of one key group are read once for all of its keys.
+//! by key group: where the state is larger than its memory the pages of one key group are read once for all of its keys. It goes on from
+//! what the window before held (`running_window`): of an aggregate that retracts only those slices are read that enter or leave.
 //!
 //! A record too late for some of its windows and in time for others (its split's clock has passed the ends of the first) counts in
 //! the others only. Such records have accumulators of their own, by how many windows they miss, so that what a window holds
@@ -15,6 +16,8 @@ use super::aggregate::Aggregate;
 use super::key_list::{Behind, KeyList, KeySlice};
 use super::keyed::{KeyedRecord, KeyedStage};
 use super::output::SideGate;
+use super::running_window::{Kept, RunningWindow, SliceSet};
+use super::spare_memory::SpareMemory;
 use super::window_ends::{Listed, Relisting, WindowEnds};
 use super::{ChainContext, Flow, Signal, Stage};
 use crate::exchange::RecordFrame;
@@ -22,13 +25,17 @@ use crate::graph::{BuildContext, BuildError};
 use crate::metrics::{LossReason, OperatorCounters};
 use crate::record::{Key, Record, Stamp};
 use crate::state::{
-    Both, Hashed, KeyGroup, LOOK_AHEAD, NamespacedState, Place, Seen, Spot, StateBackend, StateError, next_group,
+    Both, FixedValue, Hashed, KeyGroup, LOOK_AHEAD, NamespacedState, Place, Seen, Spot, StateBackend, StateError,
+    next_group,
 };
 use crate::time::{EventTimeMs, Watermark};
 use crate::window::{Slice, SlicedWindows, TimeWindow, WindowResult};
 use std::cell::RefCell;
+use std::cmp::Ordering;
 use std::sync::Arc;
 
+/// What windows held that others go on from takes at most this share of the budget.
+const RUNNING_SHARE: usize = 8;
 /// How many windows fire before other tasks get the slot.
 const WINDOWS_PER_CALL_MAX: usize = 64;
 
@@ -51,13 +58,47 @@ struct SliceHeader {
 }
 
 /// The windows that end at one time in one key group, while they fire.
-struct Firing {
+struct Firing<T> {
     at: EventTimeMs,
     window: TimeWindow,
     group: KeyGroup,
+    /// The number of its newest slice, and the slices that it is the last to hold.
+    newest: i64,
+    leaving: SliceSet,
+    /// The keys with slices that enter, or all with all their slices.
     keys: KeyList,
     /// The next of the keys.
     next: usize,
+    entering: Entering,
+    /// What is left of what the window before held, if not all slices are listed.
+    before: RunningWindow<T>,
+    /// What the next window goes on from.
+    after: RunningWindow<T>,
+}
+
+/// What a listed slice brings into a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entering {
+    /// The accumulator that counts from this window on.
+    New,
+    /// All that count in this window.
+    All,
+}
+
+/// The window of one key.
+struct KeyedWindow<'a, K: ?Sized> {
+    key: &'a K,
+    group: KeyGroup,
+    window: TimeWindow,
+    /// The number of its newest slice.
+    newest: i64,
+}
+
+/// Whether an accumulator stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    Get,
+    Take,
 }
 
 /// Keeps and fires the windows of one subtask's keys.
@@ -67,9 +108,12 @@ pub struct WindowAggregate<K: Key + ?Sized + ToOwned, R: Record, A: Aggregate<R:
     aggregate: A,
     slices: NamespacedState<K, SliceKey, Both<SliceHeader, A::Accumulator>>,
     ends: WindowEnds<K>,
-    firing: Option<Firing>,
-    /// Keys that have fired, and have slices for the next window as well.
-    going_on: KeyList,
+    firing: Option<Firing<A::Accumulator>>,
+    /// Of each key group what its last window held, if that is known.
+    running: Vec<Option<RunningWindow<A::Accumulator>>>,
+    running_memory: SpareMemory,
+    /// Empty again, for the next window.
+    spare: RunningWindow<A::Accumulator>,
     watermark: Watermark,
     /// That of the last record.
     slice: Slice,
@@ -97,6 +141,7 @@ where
         cx: &mut BuildContext,
         next: N,
     ) -> Result<Self, BuildError> {
+        const { assert!(A::MERGES_IN_ANY_ORDER || !A::RETRACTS, "what retracts must also merge in any order") };
         let mut state = cx.state.borrow_mut();
         let slices = match A::MERGES_IN_ANY_ORDER {
             true => state.namespaced_merging(operator, "slices", merging(aggregate.clone()))?,
@@ -104,6 +149,7 @@ where
         };
         let key_groups = state.key_groups();
         let (count, budget) = (windows.slices_per_window(), cx.arena.budget().clone());
+        let running_memory = SpareMemory::new("running windows", budget.clone(), RUNNING_SHARE);
         let ends = WindowEnds::new(state.timers(operator, "window-ends")?, key_groups, count, budget);
         Ok(Self {
             windows,
@@ -111,7 +157,9 @@ where
             slices,
             ends,
             firing: None,
-            going_on: KeyList::default(),
+            running: key_groups.iter().map(|_| Some(RunningWindow::default())).collect(),
+            running_memory,
+            spare: RunningWindow::default(),
             watermark: Watermark::MIN,
             slice: windows.slice_at(0),
             late_output,
@@ -171,155 +219,297 @@ where
         }
         // The first window these records count in; each window that fires sets the end of the next.
         let window = self.windows.window_ending(self.slice.end_of(missed));
-        let behind = Behind::new(self.slice.slices_behind(missed), self.windows.slices_per_window());
+        let behind = Behind::new(self.slice.slices_behind(missed));
         // Where an accumulator of those that missed windows lies says nothing of the slice.
         let spot = if missed == 0 { spot } else { Spot::UNKNOWN };
         self.ends.add(&key, window.max_timestamp(), KeySlice { behind, spot }, seen == Seen::Whole)
     }
 
-    /// Fires the window that ends with `at` of the next of the keys; answers how many of the list that was.
-    fn fire(&mut self, cx: &mut ChainContext<'_>, firing: &Firing) -> Option<usize> {
-        let Firing { window, group, keys, next, .. } = firing;
-        let key: &K = keys.nth(*next)?;
-        let (mut merged, mut listed) = (None, 0);
-        for slice in keys.slices_of(*next) {
-            listed += 1;
-            match slice.behind.count() {
-                Some(behind) => {
-                    if let Some(spot) = self.fire_slice(&mut merged, key, *group, *window, behind, slice.spot) {
-                        let behind =
-                            Behind::new(behind + self.windows.slices_per_slide(), self.windows.slices_per_window());
-                        self.going_on.push(key.bytes(), KeySlice { behind, spot });
-                    }
+    /// Fires the window of the next key, if there is one: in the order of keys, those that the window before held and those that are listed.
+    #[inline]
+    fn fire(&mut self, cx: &mut ChainContext<'_>, firing: &mut Firing<A::Accumulator>) -> bool {
+        let Firing { window, keys, next, leaving, before, after, .. } = firing;
+        let order = before.cmp_front(keys, *next);
+        // Most keys of a window with many slices: nothing comes and nothing goes.
+        if A::RETRACTS
+            && order.is_lt()
+            && let Some((key, Kept { slices, sum: Some(sum), .. })) = before.front::<K>()
+            && !slices.meets(*leaving)
+        {
+            self.emit(cx, key, *window, sum);
+            before.hand_on(after);
+            return true;
+        }
+        self.fire_changed(cx, firing, order)
+    }
+
+    fn fire_changed(
+        &mut self,
+        cx: &mut ChainContext<'_>,
+        firing: &mut Firing<A::Accumulator>,
+        order: Ordering,
+    ) -> bool {
+        let Firing { window, group, newest, keys, next, entering, before, after, .. } = firing;
+        let held = if order.is_le() { before.pop_front::<K>() } else { None };
+        let listed = || Some((keys.nth(*next)?, Kept::default(), Spot::UNKNOWN));
+        let Some((key, mut kept, mut spot)) = held.or_else(listed) else { return false };
+        let of = KeyedWindow { key, group: *group, window: *window, newest: *newest };
+        let slices = order.is_ge().then(|| keys.slices_of(*next)).into_iter().flatten();
+        let slices = slices.inspect(|_| *next += 1);
+        if !A::RETRACTS {
+            if let Some(merged) = self.merge_anew(&of, slices, &mut kept) {
+                self.emit(cx, key, *window, &merged);
+            }
+        } else {
+            let passing = self.slide(&of, *entering, slices, &mut kept, &mut spot);
+            let leaving = self.leave(&of, &mut kept, spot);
+            match (&mut kept.sum, passing) {
+                (None, None) => {}
+                (None, Some(passing)) => self.emit(cx, key, *window, &passing),
+                (Some(sum), None) => self.emit(cx, key, *window, sum),
+                (Some(sum), Some(passing)) => {
+                    self.aggregate.merge(sum, &passing);
+                    self.emit(cx, key, *window, sum);
+                    self.aggregate.retract(sum, &passing);
                 }
-                // It stands for all of them: it is the only one, and the only one that goes on.
+            }
+            match (&mut kept.sum, leaving) {
+                _ if kept.accumulators == 0 => kept = Kept::default(),
+                (Some(sum), Some(leaving)) => self.aggregate.retract(sum, &leaving),
+                _ => {}
+            }
+        }
+        if !kept.slices.is_empty() {
+            after.push_back(key, kept, spot);
+        }
+        true
+    }
+
+    /// Adds the slices that enter to what the window before held of a key; answers what of them is in this window only. `newest_spot` becomes where
+    /// the last one is.
+    #[inline]
+    fn slide(
+        &mut self,
+        of: &KeyedWindow<'_, K>,
+        entering: Entering,
+        slices: impl Iterator<Item = KeySlice>,
+        kept: &mut Kept<A::Accumulator>,
+        newest_spot: &mut Spot,
+    ) -> Option<A::Accumulator> {
+        let (mut passing, mut is_complete) = (None, false);
+        for KeySlice { behind, spot } in slices {
+            match behind.count() {
+                _ if is_complete => {}
+                Some(behind) => {
+                    *newest_spot =
+                        self.slide_to(of, entering, behind, spot, kept, &mut passing).unwrap_or(*newest_spot);
+                }
                 None => {
-                    let mut goes_on = false;
+                    // It stands for all of them, and comes first: the key's window begins anew.
+                    *kept = Kept::default();
                     for behind in (0..self.windows.slices_per_window() as i64).rev() {
-                        goes_on |= self.fire_slice(&mut merged, key, *group, *window, behind, slice.spot).is_some();
+                        self.slide_to(of, Entering::All, behind, Spot::UNKNOWN, kept, &mut passing);
                     }
-                    if goes_on {
-                        self.going_on.push(key.bytes(), KeySlice::ANY);
-                    }
+                    is_complete = true;
                 }
             }
         }
-        if let Some(accumulator) = merged {
-            self.emit(cx, key, *window, &accumulator);
-        }
-        Some(listed)
+        passing
     }
 
-    /// Merges what the slice that so many of a window's slices lie behind holds. Answers where that is if the next window holds it too, and takes it
-    /// out otherwise.
-    fn fire_slice(
+    #[inline]
+    fn slide_to(
         &mut self,
-        merged: &mut Option<A::Accumulator>,
-        key: &K,
-        group: KeyGroup,
-        window: TimeWindow,
+        of: &KeyedWindow<'_, K>,
+        entering: Entering,
         behind: i64,
         spot: Spot,
+        kept: &mut Kept<A::Accumulator>,
+        passing: &mut Option<A::Accumulator>,
     ) -> Option<Spot> {
-        let start = window.end - (behind + 1) * self.windows.slice_ms();
-        let is_last = start < window.start + self.windows.slide_ms();
-        let whole = SliceKey { start, missed: 0 };
-        let found = match is_last {
-            true => self.slices.take_there(spot, key, group, &whole).map(|whole| (whole, spot)),
-            false => self.slices.get_there(spot, key, group, &whole),
-        };
-        let (Both(header, accumulator), spot) = found?;
-        if header.holds == 1 {
-            self.merge(merged, accumulator);
+        let Self { windows, aggregate, slices, .. } = self;
+        let (start, nth) = (windows.slice_before(of.window.end, behind), windows.windows_before(behind));
+        if entering == Entering::New && nth > 0 {
+            // Records that missed the windows before.
+            let slice = SliceKey { start, missed: nth as u64 };
+            if let Some((part, _)) = slices.get_there(Spot::UNKNOWN, of.key, of.group, &slice) {
+                merge(aggregate, &mut kept.sum, part.1);
+                kept.accumulators += 1;
+                kept.slices.insert(of.newest - behind);
+            }
+            None
+        } else if windows.is_last(behind) {
+            read_slice(slices, of, start, spot, Reading::Take, nth, |part| merge(aggregate, passing, part));
+            None
+        } else {
+            let before = kept.accumulators;
+            let found = read_slice(slices, of, start, spot, Reading::Get, nth, |part| {
+                merge(aggregate, &mut kept.sum, part);
+                kept.accumulators += 1;
+            });
+            if kept.accumulators > before {
+                kept.slices.insert(of.newest - behind);
+            }
+            found
         }
-        if header.missed_max > 0 {
-            // The accumulators of records that missed no more windows than have ended before this one.
-            let first_end = self.windows.first_end(start).unwrap_or(window.end);
-            let may_miss = (window.end - first_end) / self.windows.slide_ms();
-            for missed in 1..=u64::from(header.missed_max).min(may_miss as u64) {
-                let slice = SliceKey { start, missed };
-                let part = match is_last {
-                    true => self.slices.take_there(Spot::UNKNOWN, key, group, &slice),
-                    false => self.slices.get_there(Spot::UNKNOWN, key, group, &slice).map(|(part, _)| part),
-                };
-                if let Some(part) = part {
-                    self.merge(merged, part.1);
+    }
+
+    /// Takes out the slices of a key for which this window is the last; answers what they add up to.
+    #[inline]
+    fn leave(
+        &mut self,
+        of: &KeyedWindow<'_, K>,
+        kept: &mut Kept<A::Accumulator>,
+        spot: Spot,
+    ) -> Option<A::Accumulator> {
+        let Self { windows, aggregate, slices, .. } = self;
+        let mut leaving = None;
+        for behind in windows.last_behind() {
+            let number = of.newest - behind;
+            if kept.slices.may_hold(number) {
+                let (start, nth) = (windows.slice_before(of.window.end, behind), windows.windows_before(behind));
+                read_slice(slices, of, start, spot, Reading::Take, nth, |part| {
+                    merge(aggregate, &mut leaving, part);
+                    kept.accumulators -= 1;
+                });
+                kept.slices.remove(number, windows.slices_per_window());
+            }
+        }
+        leaving
+    }
+
+    /// Merges all slices that a window has of a key, in the order of event time; `kept` says which the window before had, and then which the next
+    /// one has.
+    fn merge_anew(
+        &mut self,
+        of: &KeyedWindow<'_, K>,
+        entering: impl Iterator<Item = KeySlice>,
+        kept: &mut Kept<A::Accumulator>,
+    ) -> Option<A::Accumulator> {
+        let mut known = std::mem::take(kept).slices;
+        let mut merged = None;
+        for KeySlice { behind, spot } in entering {
+            match behind.count() {
+                // The first ones of the key, in their order.
+                Some(behind) if known.is_empty() => self.merge_slice(of, behind, spot, kept, &mut merged),
+                Some(behind) => known.insert(of.newest - behind),
+                None => known = SliceSet::ALL,
+            }
+        }
+        if !known.is_empty() {
+            for behind in (0..self.windows.slices_per_window() as i64).rev() {
+                if known.may_hold(of.newest - behind) {
+                    self.merge_slice(of, behind, Spot::UNKNOWN, kept, &mut merged);
                 }
             }
         }
-        (!is_last).then_some(spot)
+        merged
     }
 
-    fn merge(&self, merged: &mut Option<A::Accumulator>, part: A::Accumulator) {
-        match merged {
-            Some(merged) => self.aggregate.merge(merged, &part),
-            None => *merged = Some(part),
+    #[inline]
+    fn merge_slice(
+        &mut self,
+        of: &KeyedWindow<'_, K>,
+        behind: i64,
+        spot: Spot,
+        kept: &mut Kept<A::Accumulator>,
+        merged: &mut Option<A::Accumulator>,
+    ) {
+        let Self { windows, aggregate, slices, .. } = self;
+        let (start, nth) = (windows.slice_before(of.window.end, behind), windows.windows_before(behind));
+        let is_last = windows.is_last(behind);
+        let reading = if is_last { Reading::Take } else { Reading::Get };
+        let found = read_slice(slices, of, start, spot, reading, nth, |part| merge(aggregate, merged, part));
+        if found.is_some() && !is_last {
+            kept.slices.insert(of.newest - behind);
         }
     }
 
     fn emit(&mut self, cx: &mut ChainContext<'_>, key: &K, window: TimeWindow, accumulator: &A::Accumulator) {
         self.counters.records_out.add(1);
         let value = self.aggregate.result(accumulator);
-        let result = match self.result.take() {
-            Some(mut result) => {
+        let result = match &mut self.result {
+            Some(result) => {
                 key.clone_into(&mut result.key);
-                WindowResult { window, value, ..result }
+                (result.window, result.value) = (window, value);
+                result
             }
-            None => WindowResult { key: key.to_owned(), window, value },
+            empty @ None => empty.insert(WindowResult { key: key.to_owned(), window, value }),
         };
         let at = window.max_timestamp();
         let stamp = Stamp { at, clock: EventTimeMs::MIN, split: 0, origin_ns: cx.origin_ns };
-        self.next.record(cx, &stamp, &result);
-        self.result = Some(result);
+        self.next.record(cx, &stamp, result);
     }
 
     /// The windows that fire next: what is left of the last ones, or those of the next key group and end that are due.
-    fn next_firing(&mut self, watermark: Watermark) -> Result<Option<Firing>, StateError> {
+    fn next_firing(&mut self, watermark: Watermark) -> Result<Option<Firing<A::Accumulator>>, StateError> {
         if let Some(firing) = self.firing.take() {
             return Ok(Some(firing));
         }
         let Some((at, group)) = self.ends.next_due(watermark) else { return Ok(None) };
-        let mut keys = match self.ends.take_list(at, group) {
-            Listed::Keys(keys) => keys,
-            Listed::GivenUp => self.keys_with_slices(at, group, None)?,
-            Listed::Unknown => {
+        let before = self.running_of(group).take();
+        self.running_memory.used_bytes -= before.as_ref().map_or(0, RunningWindow::len_bytes);
+        let (mut keys, entering, before) = match (self.ends.take_list(at, group), before) {
+            (Listed::Keys(keys), Some(before)) => (keys, Entering::New, before),
+            (Listed::Keys(_) | Listed::GivenUp, _) => {
+                (self.keys_with_slices(at, group, None)?, Entering::All, RunningWindow::default())
+            }
+            (Listed::Unknown, _) => {
                 let mut later = self.ends.relist(group);
                 let keys = self.keys_with_slices(at, group, Some(&mut later))?;
                 self.ends.relisted(later);
-                keys
+                (keys, Entering::All, RunningWindow::default())
             }
         };
         keys.sort();
         let window = self.windows.window_ending(at.0 + 1);
-        Ok(Some(Firing { at, window, group, keys, next: 0 }))
+        let newest = window.end.div_euclid(self.windows.slice_ms());
+        let mut leaving = SliceSet::default();
+        self.windows.last_behind().for_each(|behind| leaving.insert(newest - behind));
+        let after = std::mem::take(&mut self.spare);
+        Ok(Some(Firing { at, window, group, newest, leaving, keys, next: 0, entering, before, after }))
+    }
+
+    fn running_of(&mut self, group: KeyGroup) -> &mut Option<RunningWindow<A::Accumulator>> {
+        &mut self.running[usize::from(group.0 - self.ends.key_groups().start)]
     }
 
     /// Fires at most `keys_max` keys, and keeps the others for later; answers how many of the allowed keys are used up: all if it cannot go on.
     fn fire_some(
         &mut self,
         cx: &mut ChainContext<'_>,
-        mut firing: Firing,
+        mut firing: Firing<A::Accumulator>,
         keys_max: usize,
     ) -> Result<usize, StateError> {
-        let Firing { at, group, .. } = firing;
         let mut fired = 0;
-        while fired < keys_max
-            && !self.next.is_blocked()
-            && cx.failure.is_none()
-            && let Some(listed) = self.fire(cx, &firing)
-        {
-            firing.next += listed;
+        while fired < keys_max && !self.next.is_blocked() && cx.failure.is_none() {
+            if !self.fire(cx, &mut firing) {
+                self.fired(firing)?;
+                return Ok(fired);
+            }
             fired += 1;
         }
-        self.ends.add_all(group, EventTimeMs(at.0 + self.windows.slide_ms()), &mut self.going_on)?;
-        if firing.next < firing.keys.len() {
-            self.firing = Some(firing);
-            return Ok(keys_max);
+        self.firing = Some(firing);
+        Ok(keys_max)
+    }
+
+    /// All keys have fired: the next window goes on from here.
+    fn fired(&mut self, firing: Firing<A::Accumulator>) -> Result<(), StateError> {
+        let Firing { at, group, keys, mut before, after, .. } = firing;
+        if let Some((first, _)) = after.front::<K>() {
+            self.ends.go_on(&Hashed::in_group(first, group), EventTimeMs(at.0 + self.windows.slide_ms()))?;
         }
         self.ends.remove(at, group);
-        self.ends.keep(firing.keys);
+        self.ends.keep(keys);
         self.slices.release_empty(group);
-        Ok(fired)
+        let len_bytes = after.len_bytes();
+        if self.running_memory.has_room_for(len_bytes) {
+            self.running_memory.used_bytes += len_bytes;
+            *self.running_of(group) = Some(after);
+        }
+        before.clear();
+        self.spare = before;
+        Ok(())
     }
 
     /// The keys of a group that have slices in the windows that end with `at`; those in windows that end later are listed in `later`.
@@ -332,23 +522,36 @@ where
         let Self { windows, slices, ends, .. } = self;
         let window = windows.window_ending(at.0 + 1);
         let mut keys = KeyList::default();
-        let (count, slice_ms) = (windows.slices_per_window(), windows.slice_ms());
-        let mut later_slice = windows.slice_at(window.end);
-        slices.for_each_spot(group, |key, SliceKey { start, missed }, spot| match &mut later {
-            _ if missed > 0 || start < window.start => {}
-            _ if start < window.end => {
-                let behind = Behind::new((window.end - start) / slice_ms - 1, count);
-                keys.push(key, KeySlice { behind, spot });
+        let mut last_slice = windows.slice_at(window.end);
+        slices.for_each_spot(group, |key, SliceKey { start, missed }, spot| {
+            if start < window.start {
+                return;
             }
-            None => {}
-            Some(later) => {
-                if later_slice.start != start {
-                    later_slice = windows.slice_at(start);
+            if missed == 0 && start < window.end {
+                let behind = Behind::new((window.end - start) / windows.slice_ms() - 1);
+                keys.push(key, KeySlice { behind, spot });
+            } else if let Some(later) = &mut later {
+                if last_slice.start != start {
+                    last_slice = windows.slice_at(start);
                 }
-                ends.list_later(later, &later_slice, count, key, spot);
+                let counts_from = missed as i64;
+                if missed == 0 {
+                    ends.list_later(later, &last_slice, key, spot);
+                } else if last_slice.end_of(counts_from) > window.end {
+                    ends.list_in(later, &last_slice, counts_from, key, Spot::UNKNOWN);
+                }
             }
         })?;
         Ok(keys)
+    }
+
+    /// Takes over what a restore brought back. What the last windows held is only known of key groups where there are none.
+    fn restore(&mut self) {
+        self.ends.rebuild();
+        self.running_memory.used_bytes = 0;
+        for (group, running) in self.ends.key_groups().iter().zip(&mut self.running) {
+            *running = self.ends.is_empty(group).then(RunningWindow::default);
+        }
     }
 
     fn advance(&mut self, cx: &mut ChainContext<'_>, watermark: Watermark) -> Flow {
@@ -372,6 +575,44 @@ where
         }
         Flow::More
     }
+}
+
+/// Merges an accumulator with those before it.
+#[inline]
+fn merge<V, A: Aggregate<V>>(aggregate: &A, merged: &mut Option<A::Accumulator>, part: A::Accumulator) {
+    match merged {
+        Some(merged) => aggregate.merge(merged, &part),
+        None => *merged = Some(part),
+    }
+}
+
+/// Calls `each` with the accumulators of a slice that count in the `nth` of its windows. Answers where the slice is, if the key has it.
+#[inline]
+fn read_slice<K: Key + ?Sized, T: FixedValue>(
+    slices: &mut NamespacedState<K, SliceKey, Both<SliceHeader, T>>,
+    KeyedWindow { key, group, .. }: &KeyedWindow<'_, K>,
+    start: i64,
+    spot: Spot,
+    reading: Reading,
+    nth: i64,
+    mut each: impl FnMut(T),
+) -> Option<Spot> {
+    let mut read = |spot, missed| match reading {
+        Reading::Get => slices.get_there(spot, key, *group, &SliceKey { start, missed }),
+        Reading::Take => slices.take_there(spot, key, *group, &SliceKey { start, missed }).map(|part| (part, spot)),
+    };
+    let (Both(header, accumulator), spot) = read(spot, 0)?;
+    if header.holds == 1 {
+        each(accumulator);
+    }
+    if header.missed_max > 0 {
+        for missed in 1..=u64::from(header.missed_max).min(nth as u64) {
+            if let Some((Both(_, part), _)) = read(Spot::UNKNOWN, missed) {
+                each(part);
+            }
+        }
+    }
+    Some(spot)
 }
 
 /// How the stored accumulators of one slice become one.
@@ -439,7 +680,7 @@ where
     fn signal(&mut self, cx: &mut ChainContext<'_>, signal: &mut Signal<'_>) -> Flow {
         match signal {
             Signal::Watermark(watermark) if self.advance(cx, *watermark) == Flow::More => return Flow::More,
-            Signal::Restore(_) => self.ends.rebuild(),
+            Signal::Restore(_) => self.restore(),
             _ => {}
         }
         let side = self.late_output.signal(cx, signal);

@@ -1,15 +1,17 @@
 //! Which windows end next, and for which keys.
 //!
 //! A window end is remembered per key group, not per key: one timer in the state, for the first key that is in such a window. Which other keys
-//! are is known from the slices they have. While they are few they are listed as well, in memory only: where many windows are open at once it
-//! is cheaper to look up a few keys than to look at all slices of the key group. A list that becomes long is given up. After a restore
-//! there are no lists, nor where they take their share of the memory already: one look at all slices of a key group (`Relisting`) then
-//! lists the keys of as many of its windows as there is memory for.
+//! are is known from the slices they have. While they are few, those with a slice that is new in the window are listed as well, in memory
+//! only: where many windows are open at once it is cheaper to look up a few keys than to look at all slices of the key group. A list that
+//! becomes long is given up. After a restore there are no lists, nor where they take their share of the memory already: one look at all
+//! slices of a key group (`Relisting`) then lists the keys of as many of its windows as there is memory for.
 //!
-//! Here: what is due, in the order of time, then of key groups. Not here: firing (`window_aggregate`).
+//! Here: what is due, in the order of time, then of key groups. Not here: what goes on from window to window (`running_window`), firing
+//! (`window_aggregate`).
 
 use super::key_list::{Behind, KeyList, KeySlice};
-use crate::memory::{MemoryBudget, Reservation};
+use super::spare_memory::SpareMemory;
+use crate::memory::MemoryBudget;
 use crate::record::Key;
 use crate::state::{Hashed, KeyGroup, KeyGroupRange, Spot, StateError, Timers};
 use crate::time::{EventTimeMs, Watermark};
@@ -20,9 +22,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const WHO: &str = "lists of window keys";
 /// The longest list of keys with one slice each; those of windows with more slices may be as many times as long.
 const LIST_BYTES_MAX: usize = 16 << 10;
-/// All lists together take at most this share of the budget, taken from it so many bytes at a time.
+/// All lists together take at most this share of the budget.
 const BUDGET_SHARE: usize = 32;
-const RESERVED_AT_ONCE_BYTES: usize = 64 << 10;
 /// How many emptied lists are kept for later, each of so many bytes at most.
 const SPARE_MAX: usize = 512;
 const SPARE_BYTES_MAX: usize = 1 << 10;
@@ -50,10 +51,7 @@ struct GroupEnds {
 
 /// The memory of the lists.
 struct ListMemory {
-    budget: MemoryBudget,
-    /// What they take, and what was taken from the budget for them.
-    listed_bytes: usize,
-    reserved: Vec<Reservation>,
+    lists: SpareMemory,
     /// The longest of them.
     list_bytes_max: usize,
 }
@@ -66,7 +64,7 @@ struct Pending {
     keys: Listed,
 }
 
-/// The keys of a window end.
+/// The keys with slices that are new in a window.
 #[derive(Debug, Default)]
 pub(super) enum Listed {
     /// Never looked for, unless `known_through` says that there were none.
@@ -95,7 +93,7 @@ impl<K: Key + ?Sized> WindowEnds<K> {
             key_groups,
             groups: key_groups.iter().map(|_| GroupEnds::default()).collect(),
             order: BTreeSet::new(),
-            memory: ListMemory { budget, listed_bytes: 0, reserved: Vec::new(), list_bytes_max },
+            memory: ListMemory { lists: SpareMemory::new(WHO, budget, BUDGET_SHARE), list_bytes_max },
             spare: Vec::new(),
         }
     }
@@ -112,13 +110,9 @@ impl<K: Key + ?Sized> WindowEnds<K> {
         Ok(())
     }
 
-    /// The same of many keys of one group, said for the first time. Takes them out of their list.
-    pub fn add_all(&mut self, group: KeyGroup, at: EventTimeMs, keys: &mut KeyList) -> Result<(), StateError> {
-        let Some(first) = keys.first::<K>() else { return Ok(()) };
-        let (listed, memory) = self.keys_of(&Hashed::in_group(first, group), at, true)?;
-        listed.append(keys, memory);
-        keys.clear();
-        Ok(())
+    /// A window of `key` ends with `at`, with nothing but what it held before.
+    pub fn go_on(&mut self, key: &Hashed<K>, at: EventTimeMs) -> Result<(), StateError> {
+        self.keys_of(key, at, true).map(drop)
     }
 
     /// The keys of a window, and the memory of all lists. If it is not there yet it begins with `key`.
@@ -157,6 +151,11 @@ impl<K: Key + ?Sized> WindowEnds<K> {
         Ok((keys, memory))
     }
 
+    /// The key groups.
+    pub fn key_groups(&self) -> KeyGroupRange {
+        self.key_groups
+    }
+
     /// Which of the key groups this is.
     fn nth(&self, group: KeyGroup) -> usize {
         usize::from(group.0 - self.key_groups.start)
@@ -180,7 +179,7 @@ impl<K: Key + ?Sized> WindowEnds<K> {
         match std::mem::replace(&mut pending.keys, Listed::GivenUp) {
             Listed::Unknown if is_known => Listed::Keys(KeyList::default()),
             listed => {
-                self.memory.listed_bytes -= listed.len_bytes();
+                self.memory.lists.used_bytes -= listed.len_bytes();
                 listed
             }
         }
@@ -192,29 +191,27 @@ impl<K: Key + ?Sized> WindowEnds<K> {
     }
 
     /// A key has this slice, which lies behind the window that fires: lists it for the first of its windows that has an end.
-    pub fn list_later(
-        &mut self,
-        relisting: &mut Relisting,
-        slice: &Slice,
-        slices_per_window: usize,
-        key: &[u8],
-        spot: Spot,
-    ) {
-        let at = |nth| EventTimeMs(slice.end_of(nth) - 1);
+    pub fn list_later(&mut self, relisting: &mut Relisting, slice: &Slice, key: &[u8], spot: Spot) {
         let pending = &self.groups[self.nth(relisting.group)].pending;
-        let Some(nth) = (0..slice.windows).find(|&nth| pending.contains_key(&at(nth))) else { return };
-        if at(nth) > relisting.through {
-            return self.leave(at(nth), relisting.group);
+        let is_pending = |nth: &i64| pending.contains_key(&EventTimeMs(slice.end_of(*nth) - 1));
+        if let Some(nth) = (0..slice.windows).find(is_pending) {
+            self.list_in(relisting, slice, nth, key, spot);
         }
-        relisting.found.entry(at(nth)).or_insert_with(|| Listed::Keys(KeyList::default())).push(
-            key,
-            KeySlice { behind: Behind::new(slice.slices_behind(nth), slices_per_window), spot },
-            &mut self.memory,
-        );
+    }
+
+    /// A key has an accumulator of this slice that counts from the slice's `nth` window on, which ends behind the one that fires.
+    pub fn list_in(&mut self, relisting: &mut Relisting, slice: &Slice, nth: i64, key: &[u8], spot: Spot) {
+        let at = EventTimeMs(slice.end_of(nth) - 1);
+        if at > relisting.through {
+            return self.leave(at, relisting.group);
+        }
+        let slice = KeySlice { behind: Behind::new(slice.slices_behind(nth)), spot };
+        let listed = relisting.found.entry(at).or_insert_with(|| Listed::Keys(KeyList::default()));
+        listed.push(key, slice, &mut self.memory);
         while !self.memory.has_room() {
             // The windows that fire last wait for another look.
             let Some((last, listed)) = relisting.found.pop_last() else { return };
-            self.memory.listed_bytes -= listed.len_bytes();
+            self.memory.lists.used_bytes -= listed.len_bytes();
             relisting.through = EventTimeMs(last.0 - 1);
             self.leave(last, relisting.group);
         }
@@ -234,16 +231,20 @@ impl<K: Key + ?Sized> WindowEnds<K> {
         let nth = self.nth(relisting.group);
         let GroupEnds { pending, known_through } = &mut self.groups[nth];
         for (at, listed) in relisting.found {
-            let pending = pending.get_mut(&at).expect("only ends that are pending are listed");
+            // The end of an accumulator's first window has a timer until it has fired.
+            let Some(pending) = pending.get_mut(&at) else {
+                self.memory.lists.used_bytes -= listed.len_bytes();
+                continue;
+            };
             match (&mut pending.keys, listed) {
                 (keys @ Listed::Unknown, listed) => *keys = listed,
                 // It began after the restore, or memory came back: its keys are those that came since. What was found may belong to a later window that it stands before.
                 (keys @ Listed::Keys(_), Listed::Keys(found)) => {
-                    self.memory.listed_bytes -= found.len_bytes();
+                    self.memory.lists.used_bytes -= found.len_bytes();
                     keys.append(&found, &mut self.memory);
                 }
                 (keys, listed) => {
-                    self.memory.listed_bytes -= keys.len_bytes() + listed.len_bytes();
+                    self.memory.lists.used_bytes -= keys.len_bytes() + listed.len_bytes();
                     *keys = Listed::GivenUp;
                 }
             }
@@ -274,7 +275,7 @@ impl<K: Key + ?Sized> WindowEnds<K> {
     /// Takes over what a restore brought back.
     pub fn rebuild(&mut self) {
         self.timers.rebuild();
-        self.memory.listed_bytes = 0;
+        self.memory.lists.used_bytes = 0;
         self.order.clear();
         self.groups.fill_with(GroupEnds::default);
         for timer in self.timers.due(EventTimeMs::MAX) {
@@ -283,6 +284,11 @@ impl<K: Key + ?Sized> WindowEnds<K> {
             let pending = self.groups[nth].pending.entry(timer.at).or_default();
             pending.carriers.push(timer.key_bytes(), KeySlice::ANY);
         }
+    }
+
+    /// Whether no window of a key group has an end.
+    pub fn is_empty(&self, group: KeyGroup) -> bool {
+        self.groups[self.nth(group)].pending.is_empty()
     }
 }
 
@@ -295,16 +301,7 @@ impl ListMemory {
 
     /// Whether there is memory for one more list.
     fn has_room(&mut self) -> bool {
-        let needed = self.listed_bytes + LIST_BYTES_MAX;
-        let reserved = self.reserved.len() * RESERVED_AT_ONCE_BYTES;
-        if needed <= reserved {
-            return true;
-        }
-        if needed > self.budget.limit_bytes() / BUDGET_SHARE {
-            return false;
-        }
-        let more = self.budget.reserve(WHO, RESERVED_AT_ONCE_BYTES);
-        more.map(|more| self.reserved.push(more)).is_ok()
+        self.lists.has_room_for(LIST_BYTES_MAX)
     }
 }
 
@@ -317,7 +314,7 @@ impl Listed {
             return self.give_up(memory);
         }
         keys.push(key, slice);
-        memory.listed_bytes += keys.len_bytes() - before;
+        memory.lists.used_bytes += keys.len_bytes() - before;
     }
 
     /// Adds other keys, unless the list would become too long.
@@ -327,11 +324,11 @@ impl Listed {
             return self.give_up(memory);
         }
         keys.append(others);
-        memory.listed_bytes += others.len_bytes();
+        memory.lists.used_bytes += others.len_bytes();
     }
 
     fn give_up(&mut self, memory: &mut ListMemory) {
-        memory.listed_bytes -= self.len_bytes();
+        memory.lists.used_bytes -= self.len_bytes();
         *self = Self::GivenUp;
     }
 
@@ -345,6 +342,7 @@ impl Listed {
 
 #[cfg(test)]
 mod tests {
+    use super::super::spare_memory::RESERVED_AT_ONCE_BYTES;
     use super::*;
     use crate::memory::{Arena, ArenaOptions};
     use crate::state::{KeyContext, StateBackend};
@@ -355,7 +353,7 @@ mod tests {
 
     /// The slice of a window of two that so many lie behind.
     fn one(behind: i64) -> KeySlice {
-        KeySlice { behind: Behind::new(behind, 2), spot: Spot::UNKNOWN }
+        KeySlice { behind: Behind::new(behind), spot: Spot::UNKNOWN }
     }
 
     /// One key group, its key context, and windows of 2 ms every 1 ms.
@@ -388,7 +386,7 @@ mod tests {
                     let mut later = ends.relist(group);
                     let behind = at.0 + 1..WINDOWS;
                     behind.for_each(|start| {
-                        ends.list_later(&mut later, &windows.slice_at(start), 2, b"a key", Spot::UNKNOWN)
+                        ends.list_later(&mut later, &windows.slice_at(start), b"a key", Spot::UNKNOWN)
                     });
                     ends.relisted(later);
                     KeyList::default()
@@ -405,7 +403,7 @@ mod tests {
         let (mut ends, keys, windows) = ends(64 << 20);
         restored(&mut ends, keys, windows);
         assert_eq!(fire_all(&mut ends, windows), 1);
-        assert_eq!(ends.memory.listed_bytes, 0);
+        assert_eq!(ends.memory.lists.used_bytes, 0);
     }
 
     #[test]
@@ -414,7 +412,7 @@ mod tests {
         restored(&mut ends, keys, windows);
         let looks = fire_all(&mut ends, windows);
         assert!((3..20).contains(&looks), "{looks} looks at all slices for {WINDOWS} windows");
-        assert_eq!(ends.memory.listed_bytes, 0);
+        assert_eq!(ends.memory.lists.used_bytes, 0);
     }
 
     #[test]
@@ -429,13 +427,13 @@ mod tests {
         let (at, group) = ends.next_due(Watermark::MAX).unwrap();
         assert!(matches!(ends.take_list(at, group), Listed::Unknown));
         let mut later = ends.relist(group);
-        ends.list_later(&mut later, &windows.slice_at(10), 2, b"a key", Spot::UNKNOWN);
+        ends.list_later(&mut later, &windows.slice_at(10), b"a key", Spot::UNKNOWN);
         ends.relisted(later);
         let Listed::Keys(mut listed) = ends.take_list(EventTimeMs(11 - 1), group) else { panic!("the keys are known") };
         listed.sort();
         assert_eq!(listed.nth::<str>(0), Some("a key"));
         assert!(listed.slices_of(0).eq([one(1), one(0)]));
-        assert_eq!(ends.memory.listed_bytes, 0);
+        assert_eq!(ends.memory.lists.used_bytes, 0);
     }
 
     #[test]
@@ -444,13 +442,13 @@ mod tests {
             let (WindowEnds { timers, key_groups, .. }, keys, _) = ends(64 << 20);
             let mut ends = WindowEnds::<str>::new(timers, key_groups, slices, MemoryBudget::new(budget_bytes));
             for nth in 0..12_000 {
-                let slice = KeySlice { behind: Behind::new(nth % 60, 60), spot: Spot::UNKNOWN };
+                let slice = KeySlice { behind: Behind::new(nth % 60), spot: Spot::UNKNOWN };
                 let key = format!("{}", nth / 60);
                 ends.add(&keys.hash(key.as_str()), EventTimeMs(9), slice, true).unwrap();
             }
             let group = keys.hash("0").group;
             assert_eq!(matches!(ends.take_list(EventTimeMs(9), group), Listed::Keys(_)), is_kept);
-            assert_eq!(ends.memory.listed_bytes, 0);
+            assert_eq!(ends.memory.lists.used_bytes, 0);
         }
     }
 
@@ -464,11 +462,11 @@ mod tests {
         (0..9).for_each(|_| ends.add(&keys.hash(long[0].as_str()), EventTimeMs(11 - 1), one(1), true).unwrap());
         let mut later = ends.relist(group);
         for _ in 0..9 {
-            ends.list_later(&mut later, &windows.slice_at(10), 2, long[1].as_bytes(), Spot::UNKNOWN);
+            ends.list_later(&mut later, &windows.slice_at(10), long[1].as_bytes(), Spot::UNKNOWN);
         }
         ends.relisted(later);
         assert!(matches!(ends.take_list(EventTimeMs(11 - 1), group), Listed::GivenUp));
-        assert_eq!(ends.memory.listed_bytes, 0);
+        assert_eq!(ends.memory.lists.used_bytes, 0);
     }
 
     #[test]
@@ -488,44 +486,10 @@ mod tests {
         // As pages give them: in any order, also from the last to the first.
         (at.0 + 1..WINDOWS)
             .rev()
-            .for_each(|start| ends.list_later(&mut later, &windows.slice_at(start), 2, b"a key", Spot::UNKNOWN));
+            .for_each(|start| ends.list_later(&mut later, &windows.slice_at(start), b"a key", Spot::UNKNOWN));
         assert!(later.through < EventTimeMs(late));
         ends.relisted(later);
         assert!(matches!(ends.take_list(EventTimeMs(late), group), Listed::GivenUp));
-    }
-
-    #[test]
-    fn keys_that_go_on_together_are_listed_with_those_that_came_alone() {
-        let (mut ends, keys, _) = ends(64 << 20);
-        let key = keys.hash("b");
-        ends.add(&key, EventTimeMs(9), one(0), true).unwrap();
-        for at in [9, 10] {
-            let mut going_on = KeyList::default();
-            ["a", "b"].iter().for_each(|key| going_on.push(key.as_bytes(), one(1)));
-            ends.add_all(key.group, EventTimeMs(at), &mut going_on).unwrap();
-            assert_eq!(going_on.first::<str>(), None);
-        }
-        let (last, both) = (vec![one(1)], vec![one(1), one(0)]);
-        for (at, of_b) in [(9, both), (10, last.clone())] {
-            let Listed::Keys(mut listed) = ends.take_list(EventTimeMs(at), key.group) else {
-                panic!("nothing is lost")
-            };
-            listed.sort();
-            assert_eq!((listed.nth::<str>(0), listed.nth::<str>(1)), (Some("a"), Some("b")));
-            assert_eq!((listed.slices_of(0).collect(), listed.slices_of(1).collect()), (last.clone(), of_b));
-        }
-        assert_eq!(ends.memory.listed_bytes, 0);
-    }
-
-    #[test]
-    fn a_list_that_would_become_too_long_by_many_keys_at_once_is_given_up() {
-        let (mut ends, keys, _) = ends(64 << 20);
-        let (mut going_on, key) = (KeyList::default(), "k".repeat(2_000));
-        (0..20).for_each(|_| going_on.push(key.as_bytes(), KeySlice::ANY));
-        let group = keys.hash(key.as_str()).group;
-        ends.add_all(group, EventTimeMs(9), &mut going_on).unwrap();
-        assert!(matches!(ends.take_list(EventTimeMs(9), group), Listed::GivenUp));
-        assert_eq!(ends.memory.listed_bytes, 0);
     }
 
     #[test]

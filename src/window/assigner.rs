@@ -183,10 +183,28 @@ impl SlicedWindows {
         self.slices_per_window as usize
     }
 
-    /// From a window to the next, so many slices.
+    /// The start of the slice of a window that so many of its slices lie behind.
     #[inline]
-    pub(crate) fn slices_per_slide(self) -> i64 {
-        self.slices_per_slide
+    pub(crate) fn slice_before(self, window_end: i64, behind: i64) -> i64 {
+        window_end - (behind + 1) * self.slice_ms
+    }
+
+    /// In how many windows before this one a slice was that so many of the window's slices lie behind.
+    #[inline]
+    pub(crate) fn windows_before(self, behind: i64) -> i64 {
+        if behind < self.slices_per_slide { 0 } else { behind / self.slices_per_slide }
+    }
+
+    /// Whether a window is the last to hold the slice that so many of its slices lie behind.
+    #[inline]
+    pub(crate) fn is_last(self, behind: i64) -> bool {
+        behind >= self.slices_per_window - self.slices_per_slide
+    }
+
+    /// The slices that a window is the last to hold: how many of its slices lie behind each.
+    #[inline]
+    pub(crate) fn last_behind(self) -> std::ops::Range<i64> {
+        (self.slices_per_window - self.slices_per_slide).max(0)..self.slices_per_window
     }
 }
 
