@@ -70,22 +70,22 @@ enum IdleState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Habit {
     /// Others need the CPU: yields it for its budget, then sleeps.
-    YieldsThenSleeps,
+    Yields,
     /// Spins for its budget, then sleeps.
-    SpinsThenSleeps,
+    Spins,
     /// The CPU is this slot's alone.
-    NeverSleeps,
+    Polls,
 }
 
 impl IdlePolicy {
     /// The policy of one of `slots` slots that share `usable_cpus` CPUs.
     pub fn for_slots(slots: usize, usable_cpus: usize) -> Self {
-        Self::with(if slots <= usable_cpus { Habit::SpinsThenSleeps } else { Habit::YieldsThenSleeps })
+        Self::with(if slots <= usable_cpus { Habit::Spins } else { Habit::Yields })
     }
 
     /// Never sleeps: a record is seen as soon as it is visible, and the slot takes its CPU whole. Only for slots that have one each.
     pub fn busy_poll() -> Self {
-        Self::with(Habit::NeverSleeps)
+        Self::with(Habit::Polls)
     }
 
     fn with(habit: Habit) -> Self {
@@ -106,8 +106,8 @@ impl IdlePolicy {
         self.state = IdleState::Spinning { since_ns };
         match self.habit {
             _ if now_ns.saturating_sub(since_ns) >= self.spin_budget_ns() => IdleAction::Park,
-            Habit::YieldsThenSleeps => IdleAction::Yield,
-            Habit::SpinsThenSleeps | Habit::NeverSleeps => IdleAction::Spin,
+            Habit::Yields => IdleAction::Yield,
+            Habit::Spins | Habit::Polls => IdleAction::Spin,
         }
     }
 
@@ -136,16 +136,14 @@ impl IdlePolicy {
     #[inline]
     pub fn spin_budget_ns(&self) -> u64 {
         match self.habit {
-            Habit::YieldsThenSleeps | Habit::SpinsThenSleeps => {
-                (self.wake_cost_ns + self.extra_ns).min(SPIN_BUDGET_MAX_NS)
-            }
-            Habit::NeverSleeps => u64::MAX,
+            Habit::Yields | Habit::Spins => (self.wake_cost_ns + self.extra_ns).min(SPIN_BUDGET_MAX_NS),
+            Habit::Polls => u64::MAX,
         }
     }
 
     /// How long before a given time a sleep until then has to end.
     pub fn early_ns(&self) -> u64 {
-        if self.habit == Habit::YieldsThenSleeps { 0 } else { self.wake_cost_ns }
+        if self.habit == Habit::Yields { 0 } else { self.wake_cost_ns }
     }
 }
 
