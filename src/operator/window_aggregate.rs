@@ -138,7 +138,8 @@ where
         let clock = stamp.clock.max(self.watermark);
         let missed = self.slice.passed(clock);
         if windows == 0 {
-            self.counters.lost(LossReason::BetweenWindows).add(1);
+            let reason = if self.slice.is_in_time() { LossReason::BetweenWindows } else { LossReason::NoTimestamp };
+            self.counters.lost(reason).add(1);
             return Ok(());
         }
         if missed == windows {
@@ -222,7 +223,7 @@ where
         spot: Spot,
     ) -> Option<Spot> {
         let start = window.end - (behind + 1) * self.windows.slice_ms();
-        let is_last = start < window.start + self.windows.slide_ms();
+        let is_last = start - window.start < self.windows.slide_ms();
         let whole = SliceKey { start, missed: 0 };
         let found = match is_last {
             true => self.slices.take_there(spot, key, group, &whole).map(|whole| (whole, spot)),
@@ -311,7 +312,7 @@ where
             firing.next += listed;
             fired += 1;
         }
-        self.ends.add_all(group, EventTimeMs(at.0 + self.windows.slide_ms()), &mut self.going_on)?;
+        self.ends.add_all(group, at.saturating_add(self.windows.slide_ms()), &mut self.going_on)?;
         if firing.next < firing.keys.len() {
             self.firing = Some(firing);
             return Ok(keys_max);
