@@ -269,8 +269,7 @@ where
         cx.origin_ns = origin_ns;
         let call = CallRecord::new(event);
         let Self { selector, keys, process, .. } = self;
-        let expiry = process.watermark();
-        selector.with_key(call.event(), |key| process.on_record(cx, &stamp, keys.hash(key), &call, expiry));
+        selector.with_key(call.event(), |key| process.on_record(cx, &stamp, keys.hash(key), &call));
         call.into_reply()
     }
 

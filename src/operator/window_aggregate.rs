@@ -75,6 +75,8 @@ pub struct WindowAggregate<K: Key + ?Sized + ToOwned, R: Record, A: Aggregate<R:
     slice: Slice,
     late_output: SideGate<R::View>,
     counters: Arc<OperatorCounters>,
+    /// The number of the operator's first key group among all that records come from.
+    first_split: u32,
     /// Reused from window to window, so that firing allocates nothing for the key.
     result: Option<WindowResult<K::Owned, A::Out>>,
     next: N,
@@ -116,6 +118,7 @@ where
             slice: windows.slice_at(0),
             late_output,
             counters: cx.metrics.counters(operator),
+            first_split: cx.first_split(operator),
             result: None,
             operator: operator.clone(),
             next,
@@ -206,7 +209,7 @@ where
             }
         }
         if let Some(accumulator) = merged {
-            self.emit(cx, key, *window, &accumulator);
+            self.emit(cx, (key, *group), *window, &accumulator);
         }
         Some(listed)
     }
@@ -258,7 +261,13 @@ where
         }
     }
 
-    fn emit(&mut self, cx: &mut ChainContext<'_>, key: &K, window: TimeWindow, accumulator: &A::Accumulator) {
+    fn emit(
+        &mut self,
+        cx: &mut ChainContext<'_>,
+        (key, group): (&K, KeyGroup),
+        window: TimeWindow,
+        accumulator: &A::Accumulator,
+    ) {
         self.counters.records_out.add(1);
         let value = self.aggregate.result(accumulator);
         let result = match self.result.take() {
@@ -269,7 +278,8 @@ where
             None => WindowResult { key: key.to_owned(), window, value },
         };
         let at = window.max_timestamp();
-        let stamp = Stamp { at, clock: EventTimeMs::MIN, split: 0, origin_ns: cx.origin_ns };
+        let split = self.first_split + u32::from(group.0);
+        let stamp = Stamp { at, clock: EventTimeMs::MIN, split, origin_ns: cx.origin_ns };
         self.next.record(cx, &stamp, &result);
         self.result = Some(result);
     }
