@@ -101,13 +101,14 @@ impl CheckpointStore {
                 if let Some(pair) = pairs.iter().position(|held| Some(*held) == newest) {
                     let pair_bytes = (COPIES * SECTOR_BYTES) as u64;
                     let start = pair as u64 * pair_bytes;
-                    let mut named = None;
+                    let mut names_it = false;
                     write_again(io, &self.arena, &self.dir, file, start..start + pair_bytes, |pair| {
                         let copies = (start..).step_by(SECTOR_BYTES).zip(pair.chunks(SECTOR_BYTES));
                         let mut read = copies.flat_map(|(offset, copy)| superblock::read_slot(copy, *number, offset));
-                        named = read.next().map(|superblock| superblock.checkpoint);
+                        // A crash may have left an older one in one of the two.
+                        names_it = read.any(|superblock| Some(superblock.checkpoint) == newest);
                     })?;
-                    if named != newest {
+                    if !names_it {
                         return Err(changed(&self.dir, &format::superblock_name(*number)));
                     }
                 }
