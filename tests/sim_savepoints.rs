@@ -217,6 +217,9 @@ fn whenever_the_engine_is_dropped_the_savepoint_is_complete_or_absent() {
                     machine.run_until_done(1);
                 }
                 let was_told = savepoint.wait_for(Duration::ZERO).map(|ended| ended.is_ok());
+                let copying = machine.disk().names(Path::new("/savepoints/first.tmp"));
+                let is_copying = copying.is_none_or(|names| !names.iter().any(|name| name.starts_with("superblock")));
+                let is_near_its_end = !is_copying || is_complete(&machine);
                 machine.stop_engine();
                 let told = savepoint.wait_for(Duration::ZERO).expect("whoever waits is told").is_ok();
                 assert_eq!(is_complete(&machine), told, "seed {seed}, stops {stops}, {steps} steps");
@@ -230,13 +233,13 @@ fn whenever_the_engine_is_dropped_the_savepoint_is_complete_or_absent() {
                 if was_told == Some(true) {
                     break;
                 }
-                steps += 1;
+                steps += if is_near_its_end { 1 } else { 9 };
             }
             steps = 0;
         }
     }
     println!("{complete} complete, {absent} absent");
-    assert!(complete >= 4 && absent > 1_000);
+    assert!(complete >= 4 && absent > 100);
 }
 
 #[test]
