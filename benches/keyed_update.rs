@@ -210,6 +210,7 @@ impl Operator {
         let backend = StateBackend::new(KeyGroupRange { start: 0, end: 128 }, 128, arena.clone());
         let keys = backend.key_context();
         let mut cx = BuildContext {
+            graph: Arc::default(),
             subtask: 0,
             parallelism: 1,
             max_parallelism: 128,

@@ -151,6 +151,25 @@ fn a_record_late_for_some_windows_counts_in_the_others_only() {
 }
 
 #[test]
+fn records_without_a_time_and_at_the_end_of_all_times_are_in_no_window_and_disturb_none() {
+    for combines in [false, true] {
+        let job = Job::new("no-time");
+        let counts = Collect::immediate_with(|result: &WindowResult<u64, u64>| (result.window.start, result.value));
+        let numbers = numbers(&job, "numbers", vec![vec![5, i64::MIN as u64, 7, 12, i64::MAX as u64]]);
+        let (key, windows) = (|_: &u64| 0u64, Tumbling::of(10));
+        if combines {
+            numbers.combine_by_key("all", key, windows, Count).aggregate("counts").sink("windows", counts.clone());
+        } else {
+            numbers.key_by("all", key).window(windows).aggregate("counts", Count).sink("windows", counts.clone());
+        }
+        run(job, 1);
+        let mut counts = counts.take();
+        counts.sort();
+        assert_eq!(counts, [(0, 2), (10, 1)]);
+    }
+}
+
+#[test]
 fn windows_combined_before_the_exchange_hold_what_they_hold_without() {
     // Disorder beyond the bound, so that some records are late for some windows and some for all.
     let split = |salt: u64| {

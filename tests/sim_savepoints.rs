@@ -11,7 +11,7 @@ use millstream::engine::{
 use millstream::io::{DiskFault, InjectedFault, Repeat, SimIo, Survivors};
 use millstream::job_manager::{JobState, RestartPolicy};
 use millstream::memory::{Arena, ArenaOptions, MemoryBudget};
-use millstream::sim::{Rng, SimEnd, Simulation};
+use millstream::sim::{Rng, SimEnd, SimFaults, Simulation};
 use sim_support::{Pipeline, SEQUENCES, WINDOWS, Workload};
 use std::path::Path;
 use std::time::Duration;
@@ -198,6 +198,48 @@ fn wherever_the_machine_stops_the_savepoint_is_complete_or_absent() {
     }
     println!("{} crashes: {complete} complete, {absent} absent", places.len());
     assert!(places.len() > 40 && complete > 5 && absent > 20);
+}
+
+/// What is under way when the engine is dropped may still happen: also the renaming that makes a savepoint complete.
+#[test]
+fn whenever_the_engine_is_dropped_the_savepoint_is_complete_or_absent() {
+    let workload = workload(11);
+    let (mut complete, mut absent, mut steps) = (0, 0, 0);
+    for seed in 0..2 {
+        for stops in [false, true] {
+            loop {
+                let faults = SimFaults { latency_drives_max: 1 + 7 * (seed % 2), ..SimFaults::default() };
+                let mut machine = Simulation::new(seed).slots(2).faults(faults);
+                let job = started(&mut machine, &workload, 700);
+                let savepoint =
+                    if stops { job.stop_with_savepoint(SAVEPOINT, false) } else { job.savepoint(SAVEPOINT) };
+                for _ in 0..steps {
+                    machine.run_until_done(1);
+                }
+                let was_told = savepoint.wait_for(Duration::ZERO).map(|ended| ended.is_ok());
+                let copying = machine.disk().names(Path::new("/savepoints/first.tmp"));
+                let is_copying = copying.is_none_or(|names| !names.iter().any(|name| name.starts_with("superblock")));
+                let is_near_its_end = !is_copying || is_complete(&machine);
+                machine.stop_engine();
+                let told = savepoint.wait_for(Duration::ZERO).expect("whoever waits is told").is_ok();
+                assert_eq!(is_complete(&machine), told, "seed {seed}, stops {stops}, {steps} steps");
+                let left = machine.disk().names(Path::new("/savepoints/first.tmp")).unwrap_or_default();
+                assert!(left.len() <= 1, "seed {seed}, stops {stops}, {steps} steps left {left:?}");
+                if told {
+                    complete += 1
+                } else {
+                    absent += 1
+                }
+                if was_told == Some(true) {
+                    break;
+                }
+                steps += if is_near_its_end { 1 } else { 9 };
+            }
+            steps = 0;
+        }
+    }
+    println!("{complete} complete, {absent} absent");
+    assert!(complete >= 4 && absent > 100);
 }
 
 #[test]

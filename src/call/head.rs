@@ -263,15 +263,13 @@ where
             Timestamps::OfRecord(at) => at(&event),
             Timestamps::WhenRead => EventTimeMs(cx.wall_ms),
         };
-        let clock = self.clocks.split_mut(SPLIT).expect("the one split is there for ever").on_event(at);
-        let stamp =
-            Stamp { at, clock: if clock >= at { clock } else { EventTimeMs::MIN }, split: self.subtask, origin_ns };
+        let clock = self.clocks.split_mut(SPLIT).expect("the one split is there for ever").passed(at);
+        let stamp = Stamp { at, clock, split: self.subtask, origin_ns };
         self.counters.records_in.add(1);
         cx.origin_ns = origin_ns;
         let call = CallRecord::new(event);
         let Self { selector, keys, process, .. } = self;
-        let expiry = process.watermark();
-        selector.with_key(call.event(), |key| process.on_record(cx, &stamp, keys.hash(key), &call, expiry));
+        selector.with_key(call.event(), |key| process.on_record(cx, &stamp, keys.hash(key), &call));
         call.into_reply()
     }
 

@@ -240,6 +240,30 @@ pub(super) fn seal(parts: &mut [Buffer], kind: BlockKind, place: BlockPlace, pay
     BlockRef { checkpoint: place.checkpoint, offset: place.offset, file: place.file, len_bytes, crc, kind: kind as u16 }
 }
 
+/// The checksum of a block that is read part by part.
+pub(super) struct BlockChecksum(Digest);
+
+impl BlockChecksum {
+    /// Of a block that begins with these bytes, which hold its header.
+    pub(super) fn begin(first: &[u8]) -> Self {
+        let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+        digest.update(&first[..CRC_FIELD.start]);
+        digest.update(&[0; 4]);
+        digest.update(&first[CRC_FIELD.end..]);
+        Self(digest)
+    }
+
+    /// The bytes that follow.
+    pub(super) fn add(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// That of all bytes.
+    pub(super) fn finish(self) -> u32 {
+        self.0.finalize() as u32
+    }
+}
+
 /// Checks a whole block against what its parent says and returns where its payload lies.
 pub(super) fn check(block: &[u8], job: u64, expected: &BlockRef) -> Result<Range<usize>, BlockFault> {
     let (payload, place, crc) = check_alone(block, job, expected.kind)?;
@@ -264,11 +288,7 @@ pub(super) fn check_alone(block: &[u8], job: u64, kind: u16) -> Result<(Range<us
     if header.magic != MAGIC {
         return Err(BlockFault::NotABlock);
     }
-    let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
-    digest.update(&block[..CRC_FIELD.start]);
-    digest.update(&[0; 4]);
-    digest.update(&block[CRC_FIELD.end..]);
-    let computed = digest.finalize() as u32;
+    let computed = BlockChecksum::begin(block).finish();
     if computed != header.crc {
         return Err(BlockFault::ChecksumDiffers { stored: header.crc, computed });
     }

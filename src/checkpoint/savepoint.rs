@@ -233,14 +233,14 @@ impl SavepointCopy {
         }
     }
 
-    /// Gives up, waits for operations under way, and removes what was written.
-    pub fn abandon(mut self, io: &mut dyn Io) {
-        self.failure = Some(SavepointError::Abandoned { dir: self.dir.clone() });
-        if matches!(self.phase, Phase::Unlocking(_)) {
-            return;
+    /// Gives up, waits for operations under way, and removes what was written. One of which all is written is rather brought to its end: the
+    /// renaming that completes it may be under way, and what then happens nobody could take back.
+    pub fn abandon(mut self, io: &mut dyn Io) -> Result<Savepoint, SavepointError> {
+        if !matches!(self.phase, Phase::Finishing(_) | Phase::Unlocking(_)) {
+            self.failure = Some(SavepointError::Abandoned { dir: self.dir.clone() });
+            self.begin_failing();
         }
-        self.begin_failing();
-        let _ = self.complete(io);
+        self.complete(io)
     }
 
     fn advance(&mut self, io: &mut dyn Io, now_ns: u64) -> Result<Option<Savepoint>, SavepointError> {

@@ -273,8 +273,14 @@ impl Control {
             self.is_disturbed = true;
             match command {
                 ControlCommand::Submit { graph, options, reply } => {
+                    // What a refused job holds is dropped behind the answer, and not by whoever refuses it.
+                    let held = graph.clone();
                     // A host that no longer waits for the answer has dropped its job's handle already.
                     let _ = reply.send(self.submit(graph, &options, io, now_ns));
+                    let name = held.name.clone();
+                    // One by one: two panics at once would end the process.
+                    drop_of_host(options, &name);
+                    drop_of_host(held, &name);
                 }
                 ControlCommand::Stop { job, drain, savepoint } => {
                     if let Some(request) = savepoint {
@@ -677,11 +683,16 @@ impl Control {
     }
 }
 
-/// The job is over. What its functions hold is the host's, and dropped here, on everybody's thread.
+/// The job is over.
 fn forget(mut runtime: JobRuntime, io: &mut dyn Io, state: JobState, reason: Option<String>) {
     runtime.end(io, state, reason);
     let name = runtime.graph.name.clone();
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(runtime))) {
-        tracing::error!("{name}: dropping what its functions hold panicked: {}", panic_message(&*panic));
+    drop_of_host(runtime, &name);
+}
+
+/// Drops what holds something of the host's, on everybody's thread: a panic costs nobody else anything.
+pub(super) fn drop_of_host<T>(held: T, job: &str) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(held))) {
+        tracing::error!("{job}: dropping what the job holds panicked: {}", panic_message(&*panic));
     }
 }

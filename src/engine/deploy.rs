@@ -83,6 +83,7 @@ impl JobRuntime {
             (edge, OutputGate::new(senders, self.partitioner(described, task.subtask)))
         });
         Start {
+            graph: self.graph.clone(),
             deployment: Deployment {
                 of,
                 vertex: described.name.as_str().into(),
@@ -153,6 +154,7 @@ pub(super) type TaskNames = HashMap<Arc<str>, Execution>;
 
 /// Everything a task is built from, on its way to its slot.
 struct Start {
+    graph: Arc<JobGraph>,
     deployment: Deployment,
     outputs: HashMap<EdgeId, OutputGate>,
     parallelism: u32,
@@ -166,11 +168,12 @@ struct Start {
 
 impl Start {
     fn build(self, clock: Arc<dyn Clock>, local: LocalServices) -> Result<Task, crate::graph::BuildError> {
-        let Self { deployment, outputs, parallelism, max_parallelism, arena, splits, metrics, doorbell, is_durable } =
-            self;
+        let Self { graph, deployment, outputs, parallelism, max_parallelism, arena, splits, .. } = self;
+        let (metrics, doorbell, is_durable) = (self.metrics, self.doorbell, self.is_durable);
         let now_ns = clock.monotonic_ns();
         let state = StateBackend::new(deployment.key_groups, max_parallelism, arena.clone());
         let cx = BuildContext {
+            graph,
             subtask: deployment.of.task.subtask,
             parallelism,
             max_parallelism,

@@ -3,7 +3,7 @@
 //! Here: opening the store, what each order about a checkpoint means for store and tasks. Not here: when a checkpoint is due
 //! (`checkpoint::coordinator`), making channels and tasks (`deploy`).
 
-use super::control::Machine;
+use super::control::{Machine, drop_of_host};
 use super::host::JobShared;
 use super::options::{CheckpointOptions, FromSavepoint, JobOptions, SubmitError};
 use super::savepoints::{JobSavepoints, SavepointRequest};
@@ -517,7 +517,7 @@ impl JobStore {
             Err(panic) => {
                 let (dir, panic) = (self.dir.display(), panic_message(&*panic));
                 tracing::error!("who follows the checkpoints in \"{dir}\" panicked, and hears of no more: {panic}");
-                self.follower = None;
+                drop_of_host(self.follower.take(), &dir.to_string());
                 None
             }
         }

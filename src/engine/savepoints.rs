@@ -187,13 +187,11 @@ impl JobSavepoints {
         !self.copies.is_empty()
     }
 
-    /// The control thread ends: what is unfinished is removed.
+    /// The control thread ends: what is unfinished is removed, and what is written completed.
     pub(super) fn abandon(&mut self, io: &mut dyn Io) {
         self.give_up_waiting("the engine was stopped");
         for (copy, answer) in self.copies.drain(..) {
-            let dir = copy.dir().to_owned();
-            copy.abandon(io);
-            answer.end(Err(SavepointError::Abandoned { dir }.into()));
+            answer.end(copy.abandon(io).map_err(Into::into));
         }
     }
 

@@ -480,9 +480,15 @@ mod tests {
         assert!(!held.iter().any(is_gone), "{held:?} were held, {names:?} are there");
     }
 
-    /// Panics at the first checkpoint.
+    /// Panics at the first checkpoint, and again when it is given up.
     #[derive(Debug)]
     struct Panics;
+
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            std::panic::panic_any("no drop today");
+        }
+    }
 
     impl CheckpointFollower for Panics {
         fn wants(&self, _: u64) -> bool {
@@ -515,22 +521,37 @@ mod tests {
         assert_eq!(handle.status().state, JobState::Suspended);
     }
 
-    #[test]
-    fn what_a_job_holds_may_panic_when_it_is_dropped_and_costs_nobody_anything() {
-        struct BadDrop;
-        impl Drop for BadDrop {
-            fn drop(&mut self) {
-                std::panic::panic_any("no drop today");
-            }
-        }
-        let clock = Arc::new(ManualClock::default());
-        let (mut engine, mut io) = engine(&clock);
-        let (job, bad) = (Job::new("bad"), Arc::new(BadDrop));
+    /// A job that holds something that panics when it is dropped.
+    fn bad_to_drop() -> Job {
+        let (job, bad) = (Job::new("bad"), Arc::new(Panics));
         job.source("numbers", Generator::new(|n: u64| n).per_second(10.0))
             .ingestion_time()
             .filter(move |_| Arc::strong_count(&bad) > 0)
             .sink("nowhere", Discard);
-        let handle = engine.submit(job, JobOptions::default(), &mut io).unwrap();
+        job
+    }
+
+    #[test]
+    fn a_job_that_is_refused_may_hold_what_panics_when_it_is_dropped_and_the_host_hears_why_it_was_refused() {
+        let clock = Arc::new(ManualClock::default());
+        let (mut engine, mut io) = engine(&clock);
+        let checkpoints = Some(CheckpointOptions {
+            follower: Some(Arc::new(Panics)),
+            ..CheckpointOptions::every("/state", Duration::from_secs(1))
+        });
+        let options = JobOptions { memory_bytes: Some(1), checkpoints, ..JobOptions::default() };
+        let refused = engine.submit(bad_to_drop(), options, &mut io).map(|_| ()).unwrap_err();
+        assert!(matches!(refused, SubmitError::MemoryTooSmall { .. }), "{refused}");
+        let refused =
+            engine.submit(bad_to_drop(), JobOptions { memory_bytes: Some(1 << 30), ..JobOptions::default() }, &mut io);
+        assert!(matches!(refused, Err(SubmitError::Refused(_))));
+    }
+
+    #[test]
+    fn what_a_job_holds_may_panic_when_it_is_dropped_and_costs_nobody_anything() {
+        let clock = Arc::new(ManualClock::default());
+        let (mut engine, mut io) = engine(&clock);
+        let handle = engine.submit(bad_to_drop(), JobOptions::default(), &mut io).unwrap();
         run(&mut engine, &clock, &mut io, SECOND_NS);
         handle.cancel();
         run(&mut engine, &clock, &mut io, SECOND_NS);

@@ -1,6 +1,6 @@
 //! What a chain is built with, once per subtask, on the slot that will run it; and what it becomes.
 
-use super::EdgeId;
+use super::{EdgeId, JobGraph};
 use crate::exchange::{OutputGate, RecordFrame};
 use crate::memory::{Arena, MemoryError};
 use crate::metrics::TaskMetrics;
@@ -73,8 +73,13 @@ pub enum SourceStep {
     Ended,
 }
 
+/// How many splits or key groups an operator has at most, for what comes from them to be told apart.
+const SPLITS_MAX: u32 = 1 << 20;
+
 /// What a chain is built with.
 pub struct BuildContext {
+    /// The whole job.
+    pub graph: Arc<JobGraph>,
     /// The index of the subtask.
     pub subtask: u32,
     /// How many subtasks the vertex has.
@@ -126,6 +131,12 @@ pub enum BuildError {
 }
 
 impl BuildContext {
+    /// The number of an operator's first split or key group among those of all operators (`Stamp::split`).
+    pub fn first_split(&self, operator: &str) -> u32 {
+        let nth = self.graph.operators.iter().position(|name| name == operator).unwrap_or_default();
+        (nth as u32).wrapping_mul(SPLITS_MAX)
+    }
+
     /// The gate of an edge that leaves this vertex.
     ///
     /// # Panics

@@ -49,7 +49,7 @@ pub enum LossReason {
     BetweenWindows,
     /// It could not be read: a parse error, a wrong number of fields, bytes that are no text.
     BadRecord,
-    /// It has no timestamp where one is needed.
+    /// It has no timestamp where one is needed, or one whose windows would begin or end beyond all times.
     NoTimestamp,
     /// A call whose caller had given it up before it was taken: it had no effect.
     CallGivenUp,

@@ -225,7 +225,8 @@ impl<'a, K: Key + ?Sized> KeyedContext<'a, K> {
         self.stamp.at
     }
 
-    /// The operator's watermark: no record at or before it is in time any more.
+    /// The operator's watermark: no record at or before it is in time any more. A timer sees the one that has reached it. In event-time order it
+    /// is the time of the timer at hand, or the millisecond before the record at hand, whatever the speed.
     pub fn watermark(&self) -> Watermark {
         self.watermark
     }

@@ -1,7 +1,7 @@
 //! Runs a keyed process function in event-time order: records wait until the watermark passes them, then come sorted, with the timers.
 //!
-//! Order: by time; at one time records before timers, records by split and then as they arrived, timers by key. A timer set for
-//! a time that has passed fires at once, in the same pass. A record is late when its split's clock (or, behind an idle input,
+//! Order: by time; at one time records before timers, records by where they come from (`Stamp::split`) and then as they arrived, timers by key.
+//! A timer set for a time that has passed fires at once, in the same pass. A record is late when its split's clock (or, behind an idle input,
 //! the operator's) has reached its time. What the function sees then depends on the input alone, not on speed or parallelism.
 //! Flink has no such operator; the usual substitute there is a sort by hand in list state.
 
@@ -13,9 +13,9 @@ use super::{ChainContext, Flow, Signal, Stage};
 use crate::exchange::RecordFrame;
 use crate::graph::{BuildContext, BuildError};
 use crate::metrics::{LossReason, OperatorCounters};
-use crate::record::{Key, Record, Stamp};
+use crate::record::{Key, Record};
 use crate::state::{EventQueue, Hashed, QueuedEvent};
-use crate::time::{EventTimeMs, Watermark};
+use crate::time::Watermark;
 use std::sync::Arc;
 
 /// A process function behind a queue of records that wait for their time.
@@ -64,7 +64,8 @@ where
                 }
                 _ => {
                     if let Some(timer) = self.process.pop_due(watermark) {
-                        self.process.on_timer(cx, &timer);
+                        // Nothing before it will come, and how far the watermark is depends on speed.
+                        self.process.on_timer(cx, &timer, timer.at);
                     }
                 }
             }
@@ -80,11 +81,11 @@ where
     P: KeyedProcess<K, R::View>,
     N: Stage<P::Out>,
 {
-    let stamp = Stamp { at: event.at, clock: EventTimeMs::MIN, split: event.split, origin_ns: cx.origin_ns };
+    let stamp = process.stamp_of_group(cx, event.at, event.group());
     let key = Hashed::in_group(event.key::<K>(), event.group());
     match R::view(event.payload()) {
-        // Not by the watermark, whose steps depend on speed: all that is before this record has been delivered.
-        Ok(record) => process.on_record(cx, &stamp, key, record, event.at),
+        // Not by the watermark, whose steps depend on speed: all that is before this record has been delivered, and others of its time may follow.
+        Ok(record) => process.on_record_at(cx, &stamp, key, record, event.at.saturating_add(-1), event.at),
         Err(error) => cx.fail(&process.operator, error),
     }
 }

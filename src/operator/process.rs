@@ -9,7 +9,7 @@ use super::{ChainContext, Flow, Signal, Stage};
 use crate::exchange::RecordFrame;
 use crate::graph::{BuildContext, BuildError};
 use crate::record::{Key, Record, Stamp};
-use crate::state::{DueTimer, Hashed, LOOK_AHEAD, Prefetch, StateError, Timers, next_group};
+use crate::state::{DueTimer, Hashed, KeyGroup, LOOK_AHEAD, Prefetch, StateError, Timers, next_group};
 use crate::time::{EventTimeMs, Watermark};
 use std::sync::Arc;
 
@@ -26,6 +26,8 @@ pub struct Process<K: Key + ?Sized, V, P: KeyedProcess<K, V>, N> {
     prefetch: Prefetch,
     timers: Timers<K>,
     watermark: Watermark,
+    /// The number of the operator's first key group among all that records come from.
+    first_split: u32,
     side: SideGate<P::Side>,
     next: N,
 }
@@ -50,35 +52,49 @@ where
         let opened = registry.opened();
         let prefetch = backend.prefetch(operator);
         let timers = backend.timers(operator, "timers")?;
-        let watermark = Watermark::MIN;
-        Ok(Self { operator: operator.clone(), function, state, opened, prefetch, timers, watermark, side, next })
+        let (watermark, first_split) = (Watermark::MIN, cx.first_split(operator));
+        let operator = operator.clone();
+        Ok(Self { operator, function, state, opened, prefetch, timers, watermark, first_split, side, next })
     }
 
-    /// Hands one record to the function. Event-time state expires by `expiry`.
-    pub(crate) fn on_record(
+    /// Hands one record to the function, by the operator's watermark.
+    pub(crate) fn on_record(&mut self, cx: &mut ChainContext<'_>, stamp: &Stamp, key: Hashed<'_, K>, record: &V) {
+        self.on_record_at(cx, stamp, key, record, self.watermark, self.watermark);
+    }
+
+    /// Hands one record to the function, which sees this watermark. Event-time state expires by `expiry`.
+    pub(super) fn on_record_at(
         &mut self,
         cx: &mut ChainContext<'_>,
         stamp: &Stamp,
         key: Hashed<'_, K>,
         record: &V,
+        watermark: Watermark,
         expiry: Watermark,
     ) {
         self.opened.clock.set(cx.wall_ms, expiry, stamp.at);
-        let mut keyed = KeyedContext::new(key, *stamp, self.watermark, &mut self.timers);
+        let mut keyed = KeyedContext::new(key, *stamp, watermark, &mut self.timers);
         let mut out = Output { next: &mut self.next, side: &mut self.side, cx, stamp: *stamp };
         let done = self.function.on_record(&mut self.state, &mut keyed, record, &mut out);
         self.report(cx, done);
     }
 
-    /// Fires one timer. The watermark has come at least to its time, so event-time state expires by that.
-    pub(super) fn on_timer(&mut self, cx: &mut ChainContext<'_>, timer: &DueTimer) {
+    /// Fires one timer, which this watermark has reached: the function sees that (Flink `InternalTimerServiceImpl.advanceWatermark`). Event-time
+    /// state expires by the timer's time, which does not depend on the steps in which the watermark came.
+    pub(super) fn on_timer(&mut self, cx: &mut ChainContext<'_>, timer: &DueTimer, watermark: Watermark) {
         self.opened.clock.set(cx.wall_ms, self.watermark.max(timer.at), timer.at);
-        let stamp = Stamp { at: timer.at, clock: EventTimeMs::MIN, split: 0, origin_ns: cx.origin_ns };
+        let stamp = self.stamp_of_group(cx, timer.at, timer.group());
         let key = Hashed::in_group(timer.key::<K>(), timer.group());
-        let mut keyed = KeyedContext::new(key, stamp, self.watermark, &mut self.timers);
+        let mut keyed = KeyedContext::new(key, stamp, watermark, &mut self.timers);
         let mut out = Output { next: &mut self.next, side: &mut self.side, cx, stamp };
         let done = self.function.on_timer(&mut self.state, &mut keyed, &mut out);
         self.report(cx, done);
+    }
+
+    /// The stamp of what a key of this group makes of something that waited.
+    pub(super) fn stamp_of_group(&self, cx: &ChainContext<'_>, at: EventTimeMs, group: KeyGroup) -> Stamp {
+        let split = self.first_split + u32::from(group.0);
+        Stamp { at, clock: EventTimeMs::MIN, split, origin_ns: cx.origin_ns }
     }
 
     /// The next timer that is due, taken off.
@@ -150,7 +166,7 @@ where
                 self.set_watermark(watermark);
                 return Flow::Done;
             };
-            self.on_timer(cx, &timer);
+            self.on_timer(cx, &timer, watermark);
         }
         Flow::More
     }
@@ -175,7 +191,7 @@ where
             let group = next_group(&mut records, &mut group);
             self.prefetch.fetch(group.iter().flatten().map(|&(_, key, _)| key));
             for &(at, key, view) in group.iter().flatten() {
-                self.on_record(cx, &frame.stamp(at), key, view, self.watermark);
+                self.on_record(cx, &frame.stamp(at), key, view);
             }
             if group.len() < LOOK_AHEAD {
                 return;

@@ -119,6 +119,8 @@ pub struct WindowAggregate<K: Key + ?Sized + ToOwned, R: Record, A: Aggregate<R:
     slice: Slice,
     late_output: SideGate<R::View>,
     counters: Arc<OperatorCounters>,
+    /// The number of the operator's first key group among all that records come from.
+    first_split: u32,
     /// Reused from window to window, so that firing allocates nothing for the key.
     result: Option<WindowResult<K::Owned, A::Out>>,
     next: N,
@@ -164,6 +166,7 @@ where
             slice: windows.slice_at(0),
             late_output,
             counters: cx.metrics.counters(operator),
+            first_split: cx.first_split(operator),
             result: None,
             operator: operator.clone(),
             next,
@@ -186,7 +189,8 @@ where
         let clock = stamp.clock.max(self.watermark);
         let missed = self.slice.passed(clock);
         if windows == 0 {
-            self.counters.lost(LossReason::BetweenWindows).add(1);
+            let reason = if self.slice.is_in_time() { LossReason::BetweenWindows } else { LossReason::NoTimestamp };
+            self.counters.lost(reason).add(1);
             return Ok(());
         }
         if missed == windows {
@@ -228,7 +232,7 @@ where
     /// Fires the window of the next key, if there is one: in the order of keys, those that the window before held and those that are listed.
     #[inline]
     fn fire(&mut self, cx: &mut ChainContext<'_>, firing: &mut Firing<A::Accumulator>) -> bool {
-        let Firing { window, keys, next, leaving, before, after, .. } = firing;
+        let Firing { window, group, keys, next, leaving, before, after, .. } = firing;
         let order = before.cmp_front(keys, *next);
         // Most keys of a window with many slices: nothing comes and nothing goes.
         if A::RETRACTS
@@ -236,7 +240,7 @@ where
             && let Some((key, Kept { slices, sum: Some(sum), .. })) = before.front::<K>()
             && !slices.meets(*leaving)
         {
-            self.emit(cx, key, *window, sum);
+            self.emit(cx, (key, *group), *window, sum);
             before.hand_on(after);
             return true;
         }
@@ -258,18 +262,18 @@ where
         let slices = slices.inspect(|_| *next += 1);
         if !A::RETRACTS {
             if let Some(merged) = self.merge_anew(&of, slices, &mut kept) {
-                self.emit(cx, key, *window, &merged);
+                self.emit(cx, (key, *group), *window, &merged);
             }
         } else {
             let passing = self.slide(&of, *entering, slices, &mut kept, &mut spot);
             let leaving = self.leave(&of, &mut kept, spot);
             match (&mut kept.sum, passing) {
                 (None, None) => {}
-                (None, Some(passing)) => self.emit(cx, key, *window, &passing),
-                (Some(sum), None) => self.emit(cx, key, *window, sum),
+                (None, Some(passing)) => self.emit(cx, (key, *group), *window, &passing),
+                (Some(sum), None) => self.emit(cx, (key, *group), *window, sum),
                 (Some(sum), Some(passing)) => {
                     self.aggregate.merge(sum, &passing);
-                    self.emit(cx, key, *window, sum);
+                    self.emit(cx, (key, *group), *window, sum);
                     self.aggregate.retract(sum, &passing);
                 }
             }
@@ -425,7 +429,13 @@ where
         }
     }
 
-    fn emit(&mut self, cx: &mut ChainContext<'_>, key: &K, window: TimeWindow, accumulator: &A::Accumulator) {
+    fn emit(
+        &mut self,
+        cx: &mut ChainContext<'_>,
+        (key, group): (&K, KeyGroup),
+        window: TimeWindow,
+        accumulator: &A::Accumulator,
+    ) {
         self.counters.records_out.add(1);
         let value = self.aggregate.result(accumulator);
         let result = match &mut self.result {
@@ -437,7 +447,8 @@ where
             empty @ None => empty.insert(WindowResult { key: key.to_owned(), window, value }),
         };
         let at = window.max_timestamp();
-        let stamp = Stamp { at, clock: EventTimeMs::MIN, split: 0, origin_ns: cx.origin_ns };
+        let split = self.first_split + u32::from(group.0);
+        let stamp = Stamp { at, clock: EventTimeMs::MIN, split, origin_ns: cx.origin_ns };
         self.next.record(cx, &stamp, result);
     }
 
@@ -497,7 +508,7 @@ where
     fn fired(&mut self, firing: Firing<A::Accumulator>) -> Result<(), StateError> {
         let Firing { at, group, keys, mut before, after, .. } = firing;
         if let Some((first, _)) = after.front::<K>() {
-            self.ends.go_on(&Hashed::in_group(first, group), EventTimeMs(at.0 + self.windows.slide_ms()))?;
+            self.ends.go_on(&Hashed::in_group(first, group), at.saturating_add(self.windows.slide_ms()))?;
         }
         self.ends.remove(at, group);
         self.ends.keep(keys);

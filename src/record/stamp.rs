@@ -10,7 +10,8 @@ pub struct Stamp {
     /// The clock of the split that stamped the record, if it had already reached `at`; `MIN` for a record in time.
     /// Lateness is judged by it (unlike Flink, which judges by the receiving operator's watermark).
     pub clock: EventTimeMs,
-    /// The split the record came from, numbered over the whole source; orders records of equal time.
+    /// Where the record comes from, numbered over the whole job: a split of a source, or a key group of an operator that fires windows or timers,
+    /// or works in event-time order. Orders records of equal time: those of one number come in one order, and through one channel.
     pub split: u32,
     /// When the source meant to emit it, in nanoseconds of the engine's monotonic clock; latency is measured from here.
     pub origin_ns: u64,

@@ -249,7 +249,8 @@ impl LineReader {
             _ => &self.carry[..],
         };
         let text = match whole {
-            [kept @ .., b'\r'] if !self.last.is_too_long => kept,
+            whole if self.last.is_too_long => &whole[..self.line_len_bytes_max],
+            [kept @ .., b'\r'] => kept,
             whole => whole,
         };
         let text = if self.last.start.offset == 0 { text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text) } else { text };
@@ -276,11 +277,14 @@ impl LineReader {
         let rest = &chunk.filled()[self.at..];
         let found = memchr::memchr(b'\n', rest);
         let len = found.unwrap_or(rest.len());
+        // One more than a line may have: should it be a carriage return, it is a part of the line's end.
+        let kept_max = self.line_len_bytes_max.saturating_add(1);
         if found.is_some() && self.carry_len_bytes == 0 {
-            let kept = len.min(self.line_len_bytes_max);
-            self.give_out(Place::Chunk { from: self.at, to: self.at + kept }, len as u64, 1);
+            let kept = &rest[..len.min(kept_max)];
+            let place = Place::Chunk { from: self.at, to: self.at + kept.len() };
+            self.give_out(place, kept.last().copied(), len as u64, 1);
         } else {
-            let kept = len.min(self.line_len_bytes_max.saturating_sub(self.carry.len()));
+            let kept = len.min(kept_max.saturating_sub(self.carry.len()));
             self.carry.extend_from_slice(&rest[..kept]);
             self.carry_len_bytes += len as u64;
             if found.is_some() {
@@ -298,13 +302,14 @@ impl LineReader {
     }
 
     fn give_out_carry(&mut self, end_len_bytes: u64) {
-        self.give_out(Place::Carry, self.carry_len_bytes, end_len_bytes);
+        self.give_out(Place::Carry, self.carry.last().copied(), self.carry_len_bytes, end_len_bytes);
         // Zero says that the bytes in `carry` are no beginning any more; they stay until the next line is asked for.
         self.carry_len_bytes = 0;
     }
 
-    fn give_out(&mut self, place: Place, len_bytes: u64, end_len_bytes: u64) {
-        let is_too_long = len_bytes > self.line_len_bytes_max as u64;
+    fn give_out(&mut self, place: Place, last_kept: Option<u8>, len_bytes: u64, end_len_bytes: u64) {
+        let too_many = len_bytes.saturating_sub(self.line_len_bytes_max as u64);
+        let is_too_long = too_many > 1 || too_many == 1 && last_kept != Some(b'\r');
         self.last = Found { place, start: self.position, is_too_long };
         self.position.offset += len_bytes + end_len_bytes;
         self.position.line += 1;
@@ -586,6 +591,31 @@ mod tests {
             reader.close(&mut rig.io);
         }
         assert_eq!((rig.io.open_files(), rig.io.in_flight()), (0, 0));
+    }
+
+    #[test]
+    fn a_line_may_be_as_long_as_allowed_however_it_ends_and_wherever_its_chunk_does() {
+        let mut rig = Rig::new();
+        for before in [0, CHUNK_LEN_BYTES - 500, CHUNK_LEN_BYTES - 1001, CHUNK_LEN_BYTES - 1002] {
+            for (long, end, is_too_long) in
+                [(1000, "\n", false), (1000, "\r\n", false), (1001, "\n", true), (1001, "\r\n", true)]
+            {
+                rig.io.put("f", format!("{}{}{end}", "\n".repeat(before), "x".repeat(long)));
+                let (mut reader, mut last) = (reader("f", FilePosition::default()), None);
+                while last.is_none() {
+                    rig.io.drive();
+                    rig.with(|cx| {
+                        if let LineStep::Line(line) = reader.next(cx).unwrap()
+                            && line.at.offset == before as u64
+                        {
+                            last = Some((line.is_too_long, line.text.len()));
+                        }
+                    });
+                }
+                assert_eq!(last, Some((is_too_long, 1000)), "{long} bytes and {end:?} behind {before}");
+                reader.close(&mut rig.io);
+            }
+        }
     }
 
     #[test]

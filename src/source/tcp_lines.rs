@@ -126,7 +126,9 @@ impl Connection {
             let rest = &self.bytes[self.at..];
             let end = rest.iter().position(|&byte| byte == b'\n');
             let range = self.at..self.at + end.unwrap_or(rest.len());
-            let is_too_long = range.len() > LINE_LEN_BYTES_MAX;
+            // The carriage return of a line's end is no part of it.
+            let last_is_return = self.bytes[range.clone()].last() == Some(&b'\r');
+            let is_too_long = range.len() > LINE_LEN_BYTES_MAX + usize::from(last_is_return);
             let is_whole = end.is_some() || (self.has_ended && !rest.is_empty());
             if !is_whole && !is_too_long {
                 return None;
@@ -296,6 +298,9 @@ mod tests {
         stream.write_all(&[b'1'; LINE_LEN_BYTES_MAX * 3]).unwrap();
         stream.write_all(b"\n7\n").unwrap();
         assert_eq!(read(&mut rig, &mut reader, 4), [7]);
+        // As long as a line may be: the carriage return is a part of its end.
+        stream.write_all(&[&[b'0'; LINE_LEN_BYTES_MAX - 1][..], b"8\r\n"].concat()).unwrap();
+        assert_eq!(read(&mut rig, &mut reader, 4), [8]);
         assert_eq!(rig.dropped, ["bad_number", "not_utf8", "line_too_long"]);
     }
 

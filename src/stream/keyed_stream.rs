@@ -34,7 +34,9 @@ impl<K: Key + ?Sized, R: Record> KeyedStream<K, R> {
     }
 
     /// Lets process functions see records in the order of their event time: each waits until the watermark passes it. Results
-    /// then depend on the input alone, not on speed or parallelism. Records later than the watermark are dropped and counted.
+    /// then depend on the input alone, not on speed or parallelism. Records later than the watermark are dropped and counted. Records of equal
+    /// time come by the source or operator they are from, then by split or key group, then in its order; only behind `rebalance`, and behind
+    /// functions that take records in the order of arrival, those come as they arrive.
     pub fn in_event_time_order(self) -> Self {
         Self { in_event_time_order: true, ..self }
     }

@@ -30,6 +30,8 @@ pub struct SourceHead<S: Source, F, N> {
     clocks: SplitClocks,
     splits: Vec<Split<S::Reader>>,
     next_split: usize,
+    /// The number of the first split of all among all that records come from.
+    first_split: u32,
     idle_checked_ns: u64,
     ended: bool,
     arena: Arena,
@@ -92,6 +94,7 @@ where
             clocks,
             splits,
             next_split: 0,
+            first_split: cx.first_split(&operator),
             idle_checked_ns: 0,
             ended: false,
             arena: cx.arena.clone(),
@@ -105,7 +108,8 @@ where
 
     /// Reads one split once, passing its records down the chain.
     fn read_split(&mut self, index: usize, cx: &mut ChainContext<'_>) -> ReadStatus {
-        let Self { operator, source, at, clocks, splits, arena, doorbell, counters, waits, next, .. } = self;
+        let Self { operator, source, at, clocks, splits, first_split, .. } = self;
+        let Self { arena, doorbell, counters, waits, next, .. } = self;
         let split = &mut splits[index];
         if let SplitState::Unopened(position) = &split.state {
             match source.open(&split.name, position.as_deref()) {
@@ -121,7 +125,7 @@ where
         }
         let SplitState::Open(reader) = &mut split.state else { return ReadStatus::Ended };
         let clock = clocks.split_mut(split.number).expect("a split has a clock until it ends");
-        let number = split.number;
+        let (number, origin) = (split.number, *first_split + split.number);
         let ChainContext { now_ns, wall_ms, io, failure, .. } = cx;
         let failure = &mut **failure;
         let mut dropped = |_reason: &'static str| counters.lost(LossReason::BadRecord).add(1);
@@ -136,7 +140,7 @@ where
         let read = reader.read(&mut read_cx, RECORDS_PER_SPLIT_MAX, move |cx, record, origin_ns| {
             let at = at.map_or(EventTimeMs(cx.wall_ms), |at| at(record));
             let clock = clock.passed(at);
-            let stamp = Stamp { at, clock, split: number, origin_ns };
+            let stamp = Stamp { at, clock, split: origin, origin_ns };
             *records_read += 1;
             if let (true, Some(waits)) = (S::Reader::MEASURES_WAIT, &mut *waits)
                 && origin_ns < cx.now_ns

@@ -463,6 +463,7 @@ mod tests {
             reports: ReportSender::new(Arc::clone(&reports), Arc::new(ArrayQueue::new(1)), bell.clone()),
         };
         let cx = BuildContext {
+            graph: Arc::default(),
             subtask: 0,
             parallelism: 1,
             max_parallelism: 8,

@@ -29,7 +29,7 @@ pub struct SplitClock {
     clock: Watermark,
     /// The time of the last record.
     last_at: EventTimeMs,
-    /// The clock by which it is late; `MIN` when it came in time.
+    /// The clock by which another of that time is late; `MIN` when it comes in time.
     last_passed: EventTimeMs,
     /// Whether there was one since the last look; then the split is being heard.
     saw_event: bool,
@@ -86,8 +86,8 @@ impl Watermarks {
         Self { rule: Rule::Bounded { bound_ms: bound_ms.max(0) }, idle_after_ms: Some(IDLE_AFTER_MS_DEFAULT) }
     }
 
-    /// `rule(at, max_at)` gives the clock after a record at `at`, when the latest so far (this one included) is `max_at`. It
-    /// must depend on its arguments alone, or a restored job differs. A clock that goes back is ignored. Costs an indirect call for every record
+    /// `rule(at, max_at)` gives the clock after a record at `at`, when the latest so far (this one included) is `max_at`: the record itself
+    /// is judged by the clock before it (Flink `WatermarkGenerator::onEvent`). It must depend on its arguments alone, or a restored job differs. A clock that goes back is ignored. Costs an indirect call for every record
     /// whose time is another one than that of the record before.
     pub fn custom(rule: impl Fn(EventTimeMs, EventTimeMs) -> Watermark + Send + Sync + 'static) -> Self {
         Self { rule: Rule::Custom(Arc::new(rule)), idle_after_ms: Some(IDLE_AFTER_MS_DEFAULT) }
@@ -140,7 +140,7 @@ impl SplitClock {
         self.clock
     }
 
-    /// The same, but returns the clock only if it has reached `at`, and `MIN` for a record that came in time.
+    /// The same, but returns the clock before it, if that had reached `at`, and `MIN` for a record that came in time.
     #[inline(always)]
     pub fn passed(&mut self, at: EventTimeMs) -> EventTimeMs {
         // Many records of a busy split have the time of the one before, which changes nothing.
@@ -148,6 +148,8 @@ impl SplitClock {
     }
 
     fn passed_at_new_time(&mut self, at: EventTimeMs) -> EventTimeMs {
+        let judged_by = |clock: Watermark| if clock >= at { clock } else { EventTimeMs::MIN };
+        let passed = judged_by(self.clock);
         self.last_at = at;
         self.saw_event = true;
         self.activity = Activity::Heard;
@@ -157,8 +159,8 @@ impl SplitClock {
             Rule::Custom(rule) => rule(at, self.max_at),
         };
         self.clock = self.clock.max(clock);
-        self.last_passed = if self.clock >= at { self.clock } else { EventTimeMs::MIN };
-        self.last_passed
+        self.last_passed = judged_by(self.clock);
+        passed
     }
 
     /// The periodic look (every 200 ms or so): whether the split has just become idle. Silence counts from the first look that
@@ -314,6 +316,14 @@ mod tests {
         assert_eq!(clock.on_event(at(i64::MIN)), Watermark::MIN);
         assert_eq!(clock.on_event(at(-5)), Watermark::MIN);
         assert_eq!(SplitClock::new(Watermarks::bounded(-3)).on_event(at(0)), at(-1), "a negative bound is none");
+    }
+
+    #[test]
+    fn a_record_is_judged_by_the_clock_before_it_even_if_the_clock_then_reaches_its_time() {
+        let mut clock = SplitClock::new(Watermarks::custom(|at, _| at));
+        assert_eq!((clock.passed(at(5)), clock.clock()), (EventTimeMs::MIN, at(5)));
+        assert_eq!((clock.passed(at(5)), clock.passed(at(3))), (at(5), at(5)));
+        assert_eq!((clock.passed(at(8)), clock.clock()), (EventTimeMs::MIN, at(8)));
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub struct Slice {
     slices_per_slide: i64,
     /// How many slices of its first window lie behind it.
     behind_in_first: i64,
+    /// Whether all its windows begin and end at times there are.
+    is_in_time: bool,
 }
 
 impl Slice {
@@ -51,6 +53,11 @@ impl Slice {
     #[inline]
     pub fn holds(&self, at: i64) -> bool {
         self.start <= at && at < self.end
+    }
+
+    /// Whether its records have a time, and windows of them would begin and end at times there are. If not, no window holds it.
+    pub fn is_in_time(&self) -> bool {
+        self.is_in_time
     }
 
     /// The end of the `nth` window that holds it, counted from 0.
@@ -163,13 +170,38 @@ impl SlicedWindows {
 
     /// The slice that holds `at`.
     pub fn slice_at(self, at: i64) -> Slice {
-        let start = self.slice_start(at);
+        let (slide_ms, slices_per_slide) = (self.slide_ms, self.slices_per_slide);
+        let Some(start) = self.slice_start_in_time(at) else {
+            return Slice {
+                start: at,
+                end: at.saturating_add(1),
+                first_end: None,
+                windows: 0,
+                slide_ms,
+                slices_per_slide,
+                behind_in_first: 0,
+                is_in_time: false,
+            };
+        };
         let first_end = self.first_end(start);
         let windows = first_end.map_or(0, |first_end| (self.last_end(start) - first_end) / self.slide_ms + 1);
         let end = start + self.slice_ms;
         let behind_in_first = first_end.map_or(0, |first_end| (first_end - end) / self.slice_ms);
-        let (slide_ms, slices_per_slide) = (self.slide_ms, self.slices_per_slide);
-        Slice { start, end, first_end, windows, slide_ms, slices_per_slide, behind_in_first }
+        Slice { start, end, first_end, windows, slide_ms, slices_per_slide, behind_in_first, is_in_time: true }
+    }
+
+    /// The start of the slice that holds `at`, if it and all windows that may hold it begin behind the first of all times and end at the last.
+    fn slice_start_in_time(self, at: i64) -> Option<i64> {
+        at.checked_sub(self.offset_ms)?;
+        let start = Some(self.slice_start(at)).filter(|start| *start <= at)?;
+        start.checked_sub(self.offset_ms)?;
+        let last_start =
+            Some(start_at_or_before(start, self.offset_ms, self.slide_ms)).filter(|last| *last <= start)?;
+        let first_start = last_start.checked_sub(self.size_ms - self.slice_ms)?;
+        let is_in_time = first_start > i64::MIN
+            && start.checked_add(self.slice_ms).is_some()
+            && last_start.checked_add(self.size_ms).is_some();
+        is_in_time.then_some(start)
     }
 
     /// The window that ends at `end`.
@@ -211,7 +243,8 @@ impl SlicedWindows {
 /// Flink's `getWindowStartWithOffset`.
 #[inline]
 fn start_at_or_before(at: i64, offset_ms: i64, step_ms: i64) -> i64 {
-    at - (at - offset_ms).rem_euclid(step_ms)
+    // Near the first and the last of all times it wraps around: `slice_at` finds that out.
+    at.wrapping_sub(at.wrapping_sub(offset_ms).rem_euclid(step_ms))
 }
 
 fn gcd(a: i64, b: i64) -> i64 {
@@ -233,6 +266,13 @@ mod tests {
             start -= slide;
         }
         windows
+    }
+
+    #[test]
+    fn a_window_may_be_as_long_as_half_of_all_times() {
+        let slice = Tumbling::of(i64::MAX).slice_at(7);
+        assert_eq!((slice.start, slice.first_end, slice.is_in_time()), (0, Some(i64::MAX), true));
+        assert!(!Tumbling::of(1024).slice_at(i64::MIN).is_in_time());
     }
 
     proptest! {
@@ -264,6 +304,25 @@ mod tests {
             prop_assert_eq!(counted, (assigned.len() as i64, passed));
             prop_assert!((slice.start..slice.end).all(|at| slice.holds(at) && windows.slice_at(at) == slice));
             prop_assert!(!slice.holds(slice.start - 1) && !slice.holds(slice.end));
+        }
+
+        #[test]
+        fn where_times_end_a_slice_has_the_windows_of_its_records_or_none_at_all(
+            from_end in 0i64..2_000, is_first in any::<bool>(), size in 1i64..500, slide in 1i64..500, offset in -400i64..400,
+        ) {
+            prop_assume!(offset.abs() < slide);
+            let at = if is_first { i64::MIN + from_end } else { i64::MAX - from_end };
+            let windows = Sliding::of(size).every(slide).offset(offset);
+            let slice = windows.slice_at(at);
+            prop_assert!(slice.is_in_time() || slice.windows == 0 && from_end <= 1_500);
+            if slice.is_in_time() {
+                prop_assert!(slice.holds(at) && slice.start > i64::MIN);
+                // The same at another time, which lies a multiple of the slide away.
+                let away = (at / 2) - (at / 2) % slide;
+                let assigned = flink_windows(at - away, size, slide, offset);
+                prop_assert_eq!(slice.windows, assigned.len() as i64);
+                prop_assert_eq!(slice.first_end, assigned.last().map(|window| window.end + away));
+            }
         }
 
         #[test]

@@ -1,16 +1,18 @@
 //! Histories of failures inside one process: functions that panic or fail at a record, at a timer or when a task is built; a disk that fails while
 //! the job fails, once or for a while; memory that is refused; savepoints, stops and cancels at any moment; clocks that jump; engines that are
-//! dropped. Whatever comes, a job ends or goes on, nobody waits for an answer for ever, and who has ended holds nothing.
+//! dropped. Whatever comes, a job ends or goes on, nobody waits for an answer for ever, who has ended holds nothing, and a savepoint that was
+//! called complete is.
 
 use crate::sim_support::troubles::Troubles;
 use crate::sim_support::{SEQUENCES, WINDOWS, Workload};
 use crate::{Run, slots};
+use millstream::checkpoint::verify;
 use millstream::engine::{CheckpointOptions, JobHandle, JobOptions, PendingSavepoint};
-use millstream::io::{DiskFault, InjectedFault, Repeat, Survivors};
+use millstream::io::{DiskFault, InjectedFault, Repeat, SimIo, Survivors};
 use millstream::job_manager::{JobState, RestartPolicy};
-use millstream::memory::Reservation;
+use millstream::memory::{Arena, ArenaOptions, MemoryBudget, Reservation};
 use millstream::sim::{Rng, SimEnd, SimFaults, Simulation};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +38,8 @@ pub struct Failures {
     squeezed: Option<(Vec<Reservation>, u64)>,
     /// And whether the job was to stop with it.
     savepoints: Vec<(PendingSavepoint, bool)>,
+    /// Where those are of which their hosts were told that they are complete.
+    complete: Vec<PathBuf>,
     /// A job that is drained and goes on has fired windows that were not complete: nobody says which.
     is_drained: bool,
     run: Run,
@@ -83,6 +87,7 @@ impl Failures {
             heals_at: None,
             squeezed: None,
             savepoints: Vec::new(),
+            complete: Vec::new(),
             is_drained: false,
             run: Run::default(),
         }
@@ -111,6 +116,7 @@ impl Failures {
         }
         self.run.trace_hash = self.machine.trace_hash();
         self.run.steps = self.machine.steps();
+        self.verify_savepoints()?;
         Ok(self.run)
     }
 
@@ -234,7 +240,7 @@ impl Failures {
                 }
             }
         }
-        self.savepoints.clear();
+        self.note_complete();
         self.run.crashes += 1;
         self.check_partial("before the end of a process")?;
         self.restart();
@@ -246,7 +252,7 @@ impl Failures {
         self.squeezed = None;
         let left = self.machine.leftovers();
         self.look_at_answers(when)?;
-        self.savepoints.clear();
+        self.note_complete();
         if !left.is_empty() {
             return Err(format!("{when}: {}", left.join("; ")));
         }
@@ -261,6 +267,24 @@ impl Failures {
                     return Err(format!("{when}: of a job that stops: {refused}"));
                 }
                 Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whoever was told that his savepoint is complete counts on it, whatever happens next.
+    fn note_complete(&mut self) {
+        let told = self.savepoints.drain(..).filter_map(|(savepoint, _)| savepoint.wait_for(Duration::ZERO));
+        self.complete.extend(told.flatten().map(|savepoint| savepoint.dir));
+    }
+
+    fn verify_savepoints(&self) -> Result<(), String> {
+        let arena = Arena::new(MemoryBudget::new(64 << 20), ArenaOptions::default());
+        for dir in &self.complete {
+            let report = verify(&mut SimIo::new(self.machine.disk()), &arena, dir);
+            let report = report.map_err(|error| format!("{}: {error}", dir.display()))?;
+            if !report.damages.is_empty() || report.intact.len() != 1 {
+                return Err(format!("{} is no complete savepoint: {report:?}", dir.display()));
             }
         }
         Ok(())

@@ -7,11 +7,11 @@ use super::{CheckpointStore, JobIdentity, OpenedStore, Retained, StoreOptions};
 use crate::checkpoint::CheckpointId;
 use crate::checkpoint::catalog::{Catalog, Depth, LoadFault, Reader, list_names, refusal};
 use crate::checkpoint::error::{Damage, RestoreError};
-use crate::checkpoint::format::{self, BlockFault, BlockRef, SECTOR_BYTES};
+use crate::checkpoint::format::{self, BlockChecksum, BlockFault, BlockRef, SECTOR_BYTES};
 use crate::checkpoint::lock::DirLock;
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::restored::RestoredCheckpoint;
-use crate::checkpoint::superblock::{COPIES, NAME_BYTES_MAX, RETAINED_MAX, Superblock};
+use crate::checkpoint::superblock::{self, COPIES, NAME_BYTES_MAX, RETAINED_MAX, Superblock};
 use crate::checkpoint::superblock_file::{SuperblockCreation, SuperblockFile, is_temporary};
 use crate::io::{FileId, Io, IoOp, IoOutput, OpenMode};
 use crate::memory::{Arena, Buffer};
@@ -101,7 +101,16 @@ impl CheckpointStore {
                 if let Some(pair) = pairs.iter().position(|held| Some(*held) == newest) {
                     let pair_bytes = (COPIES * SECTOR_BYTES) as u64;
                     let start = pair as u64 * pair_bytes;
-                    write_again(io, &self.arena, &self.dir, file, start..start + pair_bytes)?;
+                    let mut names_it = false;
+                    write_again(io, &self.arena, &self.dir, file, start..start + pair_bytes, |pair| {
+                        let copies = (start..).step_by(SECTOR_BYTES).zip(pair.chunks(SECTOR_BYTES));
+                        let mut read = copies.flat_map(|(offset, copy)| superblock::read_slot(copy, *number, offset));
+                        // A crash may have left an older one in one of the two.
+                        names_it = read.any(|superblock| Some(superblock.checkpoint) == newest);
+                    })?;
+                    if !names_it {
+                        return Err(changed(&self.dir, &format::superblock_name(*number)));
+                    }
                 }
                 io.complete(IoOp::SyncData { file }).map_err(refusal)?;
             }
@@ -229,11 +238,21 @@ fn write_added_again(
         files.values_mut().for_each(Vec::clear);
     }
     for (number, blocks) in files {
-        let path = dir.join(format::extent_name(number));
+        let name = format::extent_name(number);
+        let path = dir.join(&name);
         let opened = io.complete(IoOp::Open { path, mode: OpenMode::ReadWrite, direct: true }).map_err(refusal)?;
         if let IoOutput::File(file) = opened {
-            let range = |block: &&BlockRef| block.offset..block.offset + u64::from(block.len_bytes);
-            let written = blocks.iter().map(range).try_for_each(|range| write_again(io, arena, dir, file, range));
+            let written = blocks.iter().try_for_each(|block| {
+                let (range, mut sum) = (block.offset..block.offset + u64::from(block.len_bytes), None);
+                write_again(io, arena, dir, file, range, |bytes| match &mut sum {
+                    None => sum = Some(BlockChecksum::begin(bytes)),
+                    Some(sum) => sum.add(bytes),
+                })?;
+                match sum.map(BlockChecksum::finish) == Some(block.crc) {
+                    true => Ok(()),
+                    false => Err(changed(dir, &name)),
+                }
+            });
             let flushed = written.and_then(|()| io.complete(IoOp::SyncData { file }).map_err(refusal));
             io.complete(IoOp::Close { file }).map_err(refusal).and(flushed)?;
         }
@@ -242,13 +261,21 @@ fn write_added_again(
     Ok(())
 }
 
-/// Reads a range of a file and writes the same bytes to the same place.
+/// What is read is not what was verified when the directory was opened: the kernel may have let go of what it could not flush. The next start
+/// finds the damage, and goes on from an older checkpoint.
+fn changed(dir: &Path, name: &str) -> RestoreError {
+    let reason = format!("\"{name}\" holds other bytes than it did a moment ago: start again");
+    RestoreError::Unreadable { dir: dir.to_owned(), reason }
+}
+
+/// Reads a range of a file, lets somebody look at the bytes, and writes them to the same place.
 fn write_again(
     io: &mut dyn Io,
     arena: &Arena,
     dir: &Path,
     file: FileId,
     range: Range<u64>,
+    mut look: impl FnMut(&[u8]),
 ) -> Result<(), RestoreError> {
     let mut offset = range.start;
     while offset < range.end {
@@ -256,6 +283,7 @@ fn write_again(
         let into = Buffer::take(arena, "checkpoint store", len)?;
         match io.complete(IoOp::Read { file, offset, len, into }).map_err(refusal)? {
             IoOutput::Buffer(from) if from.len() == len => {
+                look(from.filled());
                 io.complete(IoOp::Write { file, offset, from }).map_err(refusal)?;
             }
             _ => {
@@ -346,5 +374,41 @@ mod tests {
             }
         }
         assert!(started_from.iter().all(|times| *times > 0), "{started_from:?}: neither was failed and started from");
+    }
+
+    /// The kernel may let go of pages that it could not flush: then what was verified a moment ago is read no more.
+    #[test]
+    fn what_is_not_read_again_as_it_was_is_not_started_from() {
+        for name in ["extent-000001.ms", "superblock-000001.ms"] {
+            let disk = SimDisk::new(1, SimDiskOptions::default());
+            let (OpenedStore { mut store, .. }, mut io) = opened(&disk);
+            // What the first one added is flushed before its superblock is written.
+            for _ in 0..2 {
+                assert!(matches!(commit(&mut store, &mut io), StoreEvent::Committed { .. }));
+            }
+            store.close(&mut io);
+            let arena = Arena::new(MemoryBudget::new(16 << 20), ArenaOptions::default());
+            let dir = Path::new("/state");
+            let mut reader = Reader::new(&mut io, &arena, dir);
+            let catalog = reader.catalog(Some("flushed")).unwrap();
+            let found = find(&mut reader, dir, &catalog, Depth::Added).unwrap();
+            drop(reader);
+            for sector in 0..8 {
+                assert!(disk.corrupt(&dir.join(name), sector * SECTOR_BYTES + 100, 1));
+            }
+            let (manifest, _) = found.newest.as_ref().unwrap();
+            let superblock = &found.retained[0].superblock;
+            let extents = write_added_again(&mut io, &arena, dir, manifest, superblock, u64::MAX);
+            let job = JobIdentity { name: "flushed".to_owned() };
+            let options = StoreOptions { lock_patience_ms: None, ..StoreOptions::default() };
+            let mut store = CheckpointStore {
+                retained: found.retained,
+                ..CheckpointStore::in_empty_directory(&arena, dir, &job.name, options, None)
+            };
+            let superblocks = store.open_superblock(&mut io, &catalog, false);
+            let refused = if name.starts_with("extent") { extents } else { superblocks };
+            assert!(matches!(refused, Err(RestoreError::Unreadable { .. })), "{name}: {refused:?}");
+            store.close(&mut io);
+        }
     }
 }
