@@ -4,7 +4,7 @@
 use millstream::checkpoint::{CheckpointId, PageKey, PieceBlock, PieceKind};
 use millstream::memory::{Arena, ArenaOptions, BlockSize, HugePages, MemoryBudget};
 use millstream::state::{
-    ArchivedValue, HarvestProgress, KeyGroupRange, MapState, StateBackend, StateError, Timers, ValueState,
+    ArchivedValue, HarvestProgress, KeyGroupRange, ListState, MapState, StateBackend, StateError, Timers, ValueState,
     check_compatible, state_id,
 };
 use millstream::time::EventTimeMs;
@@ -17,6 +17,7 @@ struct States {
     totals: ValueState<u64, [u64; 2]>,
     texts: ValueState<str, ArchivedValue<String>>,
     maps: MapState<u64, str, u32>,
+    lists: ListState<u64, ArchivedValue<String>>,
     timers: Timers<u64>,
 }
 
@@ -29,8 +30,9 @@ impl States {
         let totals = backend.value("count", "totals").unwrap();
         let texts = backend.value("count", "texts").unwrap();
         let maps = backend.map("count", "maps").unwrap();
+        let lists = backend.list("count", "lists").unwrap();
         let timers = backend.timers("count", "timers").unwrap();
-        Self { backend, totals, texts, maps, timers }
+        Self { backend, totals, texts, maps, lists, timers }
     }
 
     fn fill(&mut self, keys: std::ops::Range<u64>) -> Result<(), StateError> {
@@ -39,6 +41,7 @@ impl States {
             let hashed = context.hash(&key);
             self.totals.update(&hashed, |old| Some([old.unwrap_or_default()[0] + 1, key]))?;
             self.maps.put(&hashed, "a map key", &1)?;
+            self.lists.push(&hashed, &ArchivedValue::new(&String::from("a list element"))?)?;
             self.timers.set(&hashed, EventTimeMs(key as i64))?;
             let text = format!("text {key}");
             let long = "x".repeat((key as usize % 50) * 100);
@@ -68,6 +71,9 @@ impl States {
         for key in 0..300u64 {
             self.maps.for_each(&context.hash(&key), |_, value| seen += u64::from(value));
             self.maps.remove(&context.hash(&key), "a map key").unwrap();
+            self.lists.for_each(&context.hash(&key), |text| seen += text.get().map_or(0, |text| text.len() as u64));
+            self.lists.set(&context.hash(&key), 0, &ArchivedValue::new(&"x".repeat(130)).unwrap()).unwrap();
+            self.lists.truncate(&context.hash(&key), 1);
         }
         while self.timers.pop_due(EventTimeMs::MAX).is_some() {}
         self.fill(0..300).unwrap();

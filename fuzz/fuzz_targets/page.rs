@@ -16,12 +16,13 @@ fuzz_target!(|input: (u8, bool, u16, u32, Vec<u8>)| {
     let fixed = backend.value::<u64, [u64; 2]>("op", "fixed").expect("a fresh backend");
     let names = backend.value::<str, u64>("op", "names").expect("a fresh backend");
     let map = backend.map::<str, u64, u64>("op", "map").expect("a fresh backend");
+    let list = backend.list::<str, u64>("op", "list").expect("a fresh backend");
     let mut timers = backend.timers::<str>("op", "timers").expect("a fresh backend");
     let mut queue = backend.event_queue::<str, u64>("op", "queue").expect("a fresh backend");
     let (ttl, clock) = (StateTtl::after(Duration::from_millis(100)), StateClock::default());
     let fading_list = backend.expiring_list::<str, u64>("op", "fading list", ttl, &clock).expect("a fresh backend");
     let fading_map = backend.expiring_map::<str, u64, u64>("op", "fading map", ttl, &clock).expect("a fresh backend");
-    const NAMES: [&str; 7] = ["fixed", "names", "map", "timers", "queue", "fading list", "fading map"];
+    const NAMES: [&str; 8] = ["fixed", "names", "map", "list", "timers", "queue", "fading list", "fading map"];
     let name = NAMES[usize::from(state) % NAMES.len()];
     let key = PageKey { state: state_id("op", name), key_group: key_group % GROUPS, page };
     let kind = if is_delta { PieceKind::Delta } else { PieceKind::Image };
@@ -38,6 +39,10 @@ fuzz_target!(|input: (u8, bool, u16, u32, Vec<u8>)| {
     names.for_each(|_, _| {});
     for name in ["", "a", "series"] {
         map.for_each(&keys.hash(name), |_, _| {});
+        list.for_each(&keys.hash(name), |_| {});
+        let _ = list.push(&keys.hash(name), &1);
+        let _ = list.set(&keys.hash(name), 0, &2);
+        list.truncate(&keys.hash(name), 1);
         let _ = names.put(&keys.hash(name), &1);
         let _ = fading_list.push(&keys.hash(name), 1);
         fading_list.for_each(&keys.hash(name), |_| {});

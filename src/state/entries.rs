@@ -8,8 +8,9 @@
 //! leaves the old value. Chunks are entries like all others: they lie in the key's key group, in pages of their own hashes.
 
 use super::layout::Layout;
+use super::page::Probe;
 use super::page_hash::page_hash;
-use super::slotted_page::{self, VALUE_LEN_MAX};
+use super::slotted_page::{self, CellHead, VALUE_LEN_MAX};
 use super::table::{Address, EntryAt, Table};
 use super::{KeyGroup, StateError};
 use crate::record::Key;
@@ -24,6 +25,7 @@ pub(super) const MAP_ENTRY: u8 = 4;
 pub(super) const MAP_KEY: u8 = 5;
 pub(super) const CHUNK_EVEN: u8 = 6;
 pub(super) const CHUNK_ODD: u8 = 7;
+pub(super) const LIST_HEAD: u8 = 8;
 
 /// The longest key, with what lists and maps append to it.
 pub(super) const KEY_LEN_MAX: usize = slotted_page::KEY_LEN_MAX - CHUNK_SUFFIX_LEN;
@@ -53,18 +55,34 @@ impl Table {
 
     /// The same of an entry that was found.
     pub fn read_at<R>(&mut self, address: Address, entry: EntryAt, read: impl FnOnce(&[u8]) -> R) -> Option<R> {
-        let value = self.value(self.layout, entry);
-        if !self.is_chunked(entry) {
+        let (value, chunked) = self.value_of_cell(entry);
+        if !chunked {
             return Some(read(value));
         }
-        let (len, generation) = root(value)?;
+        self.read_chunks(address, root(value)?).map(|whole| read(&whole))
+    }
+
+    fn read_chunks(&mut self, address: Address, (len, generation): (usize, u32)) -> Option<Vec<u8>> {
         let mut whole = Vec::new();
         for number in 0..len.div_ceil(VALUE_LEN_MAX) {
             let key = chunk_key(address, number);
             let chunk = self.find(self.layout, Address::of(address.group, chunk_kind(generation), &key))?;
             whole.extend_from_slice(self.value(self.layout, chunk));
         }
-        (whole.len() == len).then(|| read(&whole))
+        (whole.len() == len).then_some(whole)
+    }
+
+    /// The value of an entry's cell, and whether it is only the root of a chunked one.
+    #[inline(always)]
+    fn value_of_cell(&self, entry: EntryAt) -> (&[u8], bool) {
+        let bytes = self.pages[entry.page].bytes();
+        match self.layout {
+            Layout::Slotted => {
+                let (value, chunked) = slotted_page::value_of_cell(bytes, entry.at);
+                (&bytes[value], chunked)
+            }
+            Layout::Fixed(shape) => (&bytes[shape.value(entry.at)], false),
+        }
     }
 
     /// The start of the value of an entry that was found: all of it, or its first chunk.
@@ -91,49 +109,84 @@ impl Table {
         self.find(self.layout, Address::of(address.group, chunk_kind(generation), &key))
     }
 
-    /// The value of an entry that was found, to be overwritten where it lies by one of this length.
+    /// The value of a slotted entry that was found, to be overwritten where it lies by one of this length.
+    #[inline(always)]
     pub fn same_len_mut(&mut self, entry: EntryAt, len: usize) -> Option<&mut [u8]> {
-        let fits = !self.is_chunked(entry) && self.value(self.layout, entry).len() == len;
-        fits.then(|| self.value_mut(self.layout, entry))
+        let (value, chunked) = slotted_page::value_of_cell(self.pages[entry.page].bytes(), entry.at);
+        if chunked || value.len() != len {
+            return None;
+        }
+        self.touch(Layout::Slotted, entry);
+        Some(&mut self.pages[entry.page].bytes_mut()[value])
     }
 
     /// Writes the value of an entry, new or not: `store` fills in `len` bytes. An error leaves the old value.
+    #[inline(always)]
     pub fn write(&mut self, address: Address, len: usize, store: impl FnOnce(&mut [u8])) -> Result<(), StateError> {
         if self.layout != Layout::Slotted {
             store(self.value_for(address, len, false)?);
             return Ok(());
         }
+        let page = self.page_for(address)?;
+        let probe = self.probe_page(Layout::Slotted, page, address);
+        self.write_at(page, probe, address, len, store)
+    }
+
+    /// The same of a slotted entry where a probe of its page ended, if nothing has happened since.
+    #[inline(always)]
+    pub fn write_at(
+        &mut self,
+        page: usize,
+        probe: Probe,
+        address: Address,
+        len: usize,
+        store: impl FnOnce(&mut [u8]),
+    ) -> Result<(), StateError> {
         if address.key.len() > KEY_LEN_MAX {
             return Err(self.key_too_long(address.key.len()));
         }
-        let found = self.find(Layout::Slotted, address);
-        if let Some(value) = found.and_then(|entry| self.same_len_mut(entry, len)) {
-            store(value);
-            return Ok(());
+        let mut old = None;
+        if let Probe::Found(at) = probe {
+            let entry = EntryAt { page, at };
+            if let Some(value) = self.same_len_mut(entry, len) {
+                store(value);
+                return Ok(());
+            }
+            old = self.root_of(entry);
         }
-        let old = found.and_then(|entry| self.root_of(entry));
-        let is_long = len > VALUE_LEN_MAX;
-        if !is_long {
-            store(self.value_for(address, len, false)?);
-        } else {
-            let generation = old.map_or(0, |(_, generation)| generation ^ 1);
+        if len > VALUE_LEN_MAX {
             let mut whole = vec![0; len];
             store(&mut whole);
-            let written = self.write_chunks(address, generation, &whole).and_then(|()| {
-                let root = self.value_for(address, ROOT_LEN, true)?;
-                root[..4].copy_from_slice(&(len as u32).to_le_bytes());
-                root[4..].copy_from_slice(&generation.to_le_bytes());
-                Ok(())
-            });
-            if let Err(refusal) = written {
-                self.remove_chunks(address, (len, generation));
-                return Err(refusal);
+            self.write_long(address, old, &whole)?;
+        } else {
+            let head = CellHead { kind: address.kind, key_len: address.key.len(), value_len: len, chunked: false };
+            match self.place_slotted(page, probe, address, head) {
+                Some(value) => store(&mut self.pages[page].bytes_mut()[value]),
+                None => {
+                    self.make_room(page, head)?;
+                    store(self.value_for(address, len, false)?);
+                }
             }
         }
         if let Some(old) = old {
             self.remove_chunks(address, old);
         }
         Ok(())
+    }
+
+    /// Writes a value in chunks, of the other generation than those there are.
+    fn write_long(&mut self, address: Address, old: Option<(usize, u32)>, whole: &[u8]) -> Result<(), StateError> {
+        let generation = old.map_or(0, |(_, generation)| generation ^ 1);
+        let written = self.write_chunks(address, generation, whole).and_then(|()| {
+            let root = self.value_for(address, ROOT_LEN, true)?;
+            root[..4].copy_from_slice(&(whole.len() as u32).to_le_bytes());
+            root[4..].copy_from_slice(&generation.to_le_bytes());
+            Ok(())
+        });
+        if written.is_err() {
+            self.remove_chunks(address, (whole.len(), generation));
+        }
+        written
     }
 
     /// The indices of a list or map of this length: not more than there are entries, whatever damaged bytes say, as far as all of them are in

@@ -170,8 +170,7 @@ impl Layout {
             Layout::Fixed(shape) => page.bytes_mut()[shape.cell(at)].copy_from_slice(cell),
             Layout::Slotted => {
                 let head = CellHead::read(cell);
-                slotted_page::allocate(page, at, head, &cell[4..4 + head.key_len]);
-                let value = slotted_page::value(page.bytes(), at);
+                let value = slotted_page::allocate(page, at, head, &cell[4..4 + head.key_len]);
                 page.bytes_mut()[value].copy_from_slice(&cell[4 + head.key_len..head.cell_len()]);
             }
         }

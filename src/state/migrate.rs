@@ -8,9 +8,10 @@
 //! A state that migrates is read as a whole before the first record.
 
 use super::backend::SharedTable;
-use super::entries::{CHUNK_EVEN, CHUNK_ODD};
+use super::entries::{CHUNK_EVEN, CHUNK_ODD, LIST_HEAD};
 use super::layout::Layout;
 use super::layout_text::layout_hash;
+use super::list_head::ListHead;
 use super::page::SlotAt;
 use super::restore::Restoring;
 use super::table::{Address, EntryAt, Identity, Table, live_slots};
@@ -168,11 +169,22 @@ impl Migrating {
         let address = Address::of(KeyGroup(group), kind, &key);
         // Behind a long value a chunk may be missing only where a write was refused; such an entry was never whole.
         let Some(value) = self.source.read(address, <[u8]>::to_vec) else { return Ok(()) };
+        if kind == LIST_HEAD {
+            return self.take_over_list(address, &value);
+        }
         let value = match (self.convert.kept)(kind) {
             Some(kept) => self.convert(&value, kept, group)?,
             None => value,
         };
         self.target.borrow_mut().write(address, value.len(), |out| out.copy_from_slice(&value))
+    }
+
+    /// Takes over the head of a list, whose elements in place may become too long for it.
+    fn take_over_list(&self, address: Address, bytes: &[u8]) -> Result<(), StateError> {
+        let Some(head) = ListHead::read(bytes) else { return Ok(()) };
+        let elements = head.elements(bytes).map(|element| self.convert(element, 0, address.group.0));
+        let elements: Vec<Vec<u8>> = elements.collect::<Result<_, _>>()?;
+        self.target.borrow_mut().write_list_start(address.group, address.key, head.len, &elements)
     }
 
     fn convert(&self, value: &[u8], kept: usize, key_group: u16) -> Result<Vec<u8>, StateError> {

@@ -41,6 +41,7 @@ mod key_context;
 mod key_group;
 mod layout;
 mod layout_text;
+mod list_head;
 mod list_state;
 mod map_state;
 mod migrate;

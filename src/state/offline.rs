@@ -5,9 +5,10 @@
 //!
 //! Every byte is checked as at a restore, but for what only the types know: whether key and value are such a key and value.
 
-use super::entries::{CHUNK_EVEN, CHUNK_ODD, LIST_ELEMENT, LIST_LEN, MAP_ENTRY, MAP_KEY, MAP_LEN, VALUE};
+use super::entries::{CHUNK_EVEN, CHUNK_ODD, LIST_ELEMENT, LIST_HEAD, LIST_LEN, MAP_ENTRY, MAP_KEY, MAP_LEN, VALUE};
 use super::fixed_page::FixedShape;
 use super::layout::Layout;
+use super::list_head::ListHead;
 use super::page::PAGE_LEN;
 use super::restore::Check;
 use super::slotted_page;
@@ -17,7 +18,8 @@ use crate::checkpoint::{PageKey, PieceKind, StateDescriptor};
 use crate::memory::Arena;
 use std::collections::BTreeMap;
 
-/// An entry as a page holds it: several make up the list or the map of one key.
+/// An entry as a page holds it: several make up the list or the map of one key. The elements that lie in a list's head are each an entry as
+/// well.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RawEntry {
     /// What it is.
@@ -124,6 +126,7 @@ impl RawKeyGroup {
                 CHUNK_EVEN | CHUNK_ODD if layout == Layout::Slotted => {
                     self.chunks.insert((kind, key), value);
                 }
+                LIST_HEAD if layout == Layout::Slotted => self.entries.extend(entries_of_list(&key, &value)),
                 _ => {
                     let chunked = layout == Layout::Slotted && slotted_page::head(bytes, at).chunked;
                     self.entries.push((RawEntry { kind: EntryKind::of(kind), key, value }, chunked));
@@ -151,6 +154,18 @@ impl RawKeyGroup {
         let entries = entries.into_iter().filter_map(whole).collect();
         (entries, incomplete)
     }
+}
+
+/// What a list's head stands for: its length, and the elements in place.
+fn entries_of_list(key: &[u8], head: &[u8]) -> Vec<(RawEntry, bool)> {
+    let of = |kind, key: Vec<u8>, value: &[u8]| (RawEntry { kind, key, value: value.to_vec() }, false);
+    let Some(list) = ListHead::read(head) else { return vec![of(EntryKind::Other(LIST_HEAD), key.to_vec(), head)] };
+    let mut entries = vec![of(EntryKind::ListLen, key.to_vec(), &list.len.to_le_bytes())];
+    let elements = (0u32..).zip(list.elements(head));
+    entries.extend(
+        elements.map(|(index, element)| of(EntryKind::ListElement, [key, &index.to_le_bytes()].concat(), element)),
+    );
+    entries
 }
 
 /// The form of cells as `Layout::in_words` writes it at the end of a state's layout.

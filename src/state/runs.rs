@@ -214,7 +214,9 @@ impl Table {
             page.set_tag(grid, at, tag_of(address.hash));
             match layout {
                 Layout::Fixed(shape) => page.bytes_mut()[shape.key(at)].copy_from_slice(address.key),
-                Layout::Slotted => slotted_page::allocate(page, at, head, address.key),
+                Layout::Slotted => {
+                    slotted_page::allocate(page, at, head, address.key);
+                }
             }
         }
         let range = layout.value(page.bytes(), at);

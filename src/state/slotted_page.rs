@@ -36,7 +36,7 @@ impl CellHead {
         CELL_HEAD_LEN + self.key_len + self.value_len
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn read(bytes: &[u8]) -> Self {
         let key = u16::from_le_bytes([bytes[0], bytes[1]]);
         let value = u16::from_le_bytes([bytes[2], bytes[3]]);
@@ -56,20 +56,26 @@ impl CellHead {
     }
 
     fn write(self, out: &mut [u8]) {
-        let key = self.key_len as u16 | u16::from(self.kind) << 12;
+        let key = key_bits(self.kind, self.key_len);
         let value = self.value_len as u16 | if self.chunked { CHUNKED } else { 0 };
         out[..2].copy_from_slice(&key.to_le_bytes());
         out[2..4].copy_from_slice(&value.to_le_bytes());
     }
 }
 
-#[inline]
+/// What a cell begins with.
+#[inline(always)]
+fn key_bits(kind: u8, key_len: usize) -> u16 {
+    key_len as u16 | u16::from(kind) << 12
+}
+
+#[inline(always)]
 fn offset_at(at: SlotAt) -> usize {
     GRID.control_offset(at.group) + CONTROL_LEN + at.lane * 2
 }
 
 /// Where the cell of a live slot begins.
-#[inline]
+#[inline(always)]
 pub(super) fn cell_offset(bytes: &PageBytes, at: SlotAt) -> usize {
     let at = offset_at(at);
     usize::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]))
@@ -82,11 +88,11 @@ pub(super) fn head(bytes: &PageBytes, at: SlotAt) -> CellHead {
 }
 
 /// Whether the cell of a live slot has this kind and key.
-#[inline]
+#[inline(always)]
 pub(super) fn is_key(bytes: &PageBytes, at: SlotAt, kind: u8, key: &[u8]) -> bool {
     let cell = &bytes[cell_offset(bytes, at)..];
-    let head = CellHead::read(cell);
-    head.kind == kind && head.key_len == key.len() && cell[CELL_HEAD_LEN..].starts_with(key)
+    let stored = u16::from_le_bytes([cell[0], cell[1]]);
+    key.len() <= KEY_LEN_MAX && stored == key_bits(kind, key.len()) && cell[CELL_HEAD_LEN..].starts_with(key)
 }
 
 #[inline]
@@ -96,11 +102,17 @@ pub(super) fn key(bytes: &PageBytes, at: SlotAt) -> Range<usize> {
     start + CELL_HEAD_LEN..start + CELL_HEAD_LEN + key_len
 }
 
-#[inline]
+#[inline(always)]
 pub(super) fn value(bytes: &PageBytes, at: SlotAt) -> Range<usize> {
+    value_of_cell(bytes, at).0
+}
+
+/// The value, and whether it is only the root of a chunked one.
+#[inline(always)]
+pub(super) fn value_of_cell(bytes: &PageBytes, at: SlotAt) -> (Range<usize>, bool) {
     let start = cell_offset(bytes, at);
     let head = CellHead::read(&bytes[start..]);
-    start + CELL_HEAD_LEN + head.key_len..start + head.cell_len()
+    (start + CELL_HEAD_LEN + head.key_len..start + head.cell_len(), head.chunked)
 }
 
 pub(super) fn cell(bytes: &PageBytes, at: SlotAt) -> Range<usize> {
@@ -109,15 +121,16 @@ pub(super) fn cell(bytes: &PageBytes, at: SlotAt) -> Range<usize> {
 }
 
 /// Whether a cell of `len` bytes fits, perhaps after compaction.
+#[inline(always)]
 pub(super) fn fits(page: &Page, len: usize) -> bool {
     usize::from(page.heap_start) - HEAP_MIN + usize::from(page.garbage) >= len
 }
 
-/// Gives the slot a cell with this head and key; the value's bytes are the caller's to fill in.
+/// Gives the slot a cell with this head and key; answers where its value lies, whose bytes are the caller's to fill in.
 ///
 /// # Panics
 /// Asserts that the cell fits.
-pub(super) fn allocate(page: &mut Page, at: SlotAt, head: CellHead, key: &[u8]) {
+pub(super) fn allocate(page: &mut Page, at: SlotAt, head: CellHead, key: &[u8]) -> Range<usize> {
     let len = head.cell_len();
     if usize::from(page.heap_start) - HEAP_MIN < len {
         compact(page);
@@ -130,6 +143,8 @@ pub(super) fn allocate(page: &mut Page, at: SlotAt, head: CellHead, key: &[u8]) 
     let cell = &mut bytes[usize::from(start)..][..len];
     head.write(cell);
     cell[CELL_HEAD_LEN..CELL_HEAD_LEN + key.len()].copy_from_slice(key);
+    let end = usize::from(start) + len;
+    end - head.value_len..end
 }
 
 /// Takes the slot's cell away; the tag is the caller's to change.
@@ -144,17 +159,21 @@ fn set_offset(bytes: &mut PageBytes, at: SlotAt, offset: u16) {
 }
 
 /// Moves all cells to the end of the page. A released slot has offset 0, so the offsets alone say what is in use.
+#[cold]
 fn compact(page: &mut Page) {
-    let slots = (0..GRID.groups * LANES).map(SlotAt::of);
-    let mut cells: Vec<(usize, SlotAt)> =
-        slots.map(|at| (cell_offset(page.bytes(), at), at)).filter(|cell| cell.0 != 0).collect();
-    cells.sort_unstable_by_key(|cell| std::cmp::Reverse(cell.0));
+    let mut old = [0; PAGE_LEN];
+    let heap = usize::from(page.heap_start)..PAGE_LEN;
+    old[heap.clone()].copy_from_slice(&page.bytes()[heap]);
+    let bytes = page.bytes_mut();
     let mut end = PAGE_LEN;
-    for (start, at) in cells {
-        let len = CellHead::read(&page.bytes()[start..]).cell_len();
-        end -= len;
-        page.bytes_mut().copy_within(start..start + len, end);
-        set_offset(page.bytes_mut(), at, end as u16);
+    for at in (0..GRID.groups * LANES).map(SlotAt::of) {
+        let start = cell_offset(bytes, at);
+        if start != 0 {
+            let cell = &old[start..start + CellHead::read(&old[start..]).cell_len()];
+            end -= cell.len();
+            bytes[end..end + cell.len()].copy_from_slice(cell);
+            set_offset(bytes, at, end as u16);
+        }
     }
     page.heap_start = end as u16;
     page.garbage = 0;

@@ -22,6 +22,7 @@ use super::stage::StageLog;
 use super::sweep::Sweep;
 use super::{KeyGroup, KeyGroupRange, StateError};
 use crate::memory::{Arena, Block};
+use std::ops::Range;
 
 pub(super) const WHO: &str = "keyed state";
 
@@ -187,7 +188,7 @@ impl Table {
     }
 
     #[inline(always)]
-    fn probe_page(&self, layout: Layout, page: usize, address: Address) -> Probe {
+    pub fn probe_page(&self, layout: Layout, page: usize, address: Address) -> Probe {
         let bytes = self.pages[page].bytes();
         probe(bytes, layout.grid(bytes), address.hash, |at| layout.is_key(bytes, at, address.kind, address.key))
     }
@@ -299,40 +300,78 @@ impl Table {
         if head.key_len > slotted_page::KEY_LEN_MAX {
             return Err(self.key_too_long(head.key_len));
         }
-        let (page, at) = loop {
-            let page = match self.try_page_in(address.group, address.hash)? {
-                Some(page) => page,
-                None => self.start_group(address.group)?,
-            };
-            match self.probe_page(layout, page, address) {
-                Probe::Found(at) if self.fits_instead(page, at, head) => {
-                    self.touch(layout, EntryAt { page, at });
-                    if layout == Layout::Slotted {
-                        slotted_page::release(&mut self.pages[page], at);
-                    }
-                    break (page, at);
-                }
-                Probe::Absent(Some(at)) if self.fits_in(layout, page, at, head.cell_len()) => {
-                    self.occupy(layout, EntryAt { page, at }, address.hash);
-                    break (page, at);
-                }
-                _ => self.make_room(page, head)?,
+        loop {
+            let page = self.page_for(address)?;
+            let probe = self.probe_page(layout, page, address);
+            match self.place(layout, page, probe, address, head) {
+                Some(value) => return Ok(&mut self.pages[page].bytes_mut()[value]),
+                None => self.make_room(page, head)?,
             }
+        }
+    }
+
+    /// The page of an entry that is going to be written.
+    #[inline(always)]
+    pub fn page_for(&mut self, address: Address) -> Result<usize, StateError> {
+        match self.try_page_in(address.group, address.hash)? {
+            Some(page) => Ok(page),
+            None => self.start_group(address.group),
+        }
+    }
+
+    /// Gives an entry a cell of its own where a probe of its page ended: answers where in the page its value lies, of arbitrary content.
+    /// `None`: the page needs room first.
+    #[inline(always)]
+    fn place(
+        &mut self,
+        layout: Layout,
+        page: usize,
+        probe: Probe,
+        address: Address,
+        head: CellHead,
+    ) -> Option<Range<usize>> {
+        let at = match probe {
+            Probe::Found(at) if self.fits_instead(layout, page, at, head) => {
+                self.touch(layout, EntryAt { page, at });
+                if layout == Layout::Slotted {
+                    slotted_page::release(&mut self.pages[page], at);
+                }
+                at
+            }
+            Probe::Absent(Some(at)) if self.fits_in(layout, page, at, head.cell_len()) => {
+                self.occupy(layout, EntryAt { page, at }, address.hash);
+                at
+            }
+            _ => return None,
         };
         let page = &mut self.pages[page];
-        match layout {
-            Layout::Fixed(shape) => page.bytes_mut()[shape.key(at)].copy_from_slice(address.key),
+        Some(match layout {
+            Layout::Fixed(shape) => {
+                page.bytes_mut()[shape.key(at)].copy_from_slice(address.key);
+                shape.value(at)
+            }
             Layout::Slotted => slotted_page::allocate(page, at, head, address.key),
-        }
-        let range = layout.value(page.bytes(), at);
-        Ok(&mut page.bytes_mut()[range])
+        })
+    }
+
+    /// As `place`, in slotted pages; out of line because whoever writes does it.
+    #[inline(never)]
+    pub fn place_slotted(
+        &mut self,
+        page: usize,
+        probe: Probe,
+        address: Address,
+        head: CellHead,
+    ) -> Option<Range<usize>> {
+        self.place(Layout::Slotted, page, probe, address, head)
     }
 
     /// Whether the entry of a slot may become one with this head.
-    fn fits_instead(&self, page: usize, at: SlotAt, head: CellHead) -> bool {
+    #[inline(always)]
+    fn fits_instead(&self, layout: Layout, page: usize, at: SlotAt, head: CellHead) -> bool {
         let page = &self.pages[page];
-        let now = self.layout.cell(page.bytes(), at).len();
-        head.cell_len() <= now || self.layout.fits(page, head.cell_len() - now)
+        let now = layout.cell(page.bytes(), at).len();
+        head.cell_len() <= now || layout.fits(page, head.cell_len() - now)
     }
 
     /// Whether a slot without a key may get a cell of this length.
@@ -440,7 +479,7 @@ impl Table {
 
     /// Takes out of a page what has expired; or else lays it out anew without its deleted slots, longer if they are few and it is short, or
     /// splits it when it is full.
-    fn make_room(&mut self, index: usize, head: CellHead) -> Result<(), StateError> {
+    pub fn make_room(&mut self, index: usize, head: CellHead) -> Result<(), StateError> {
         if self.sweep_page(index) {
             return Ok(());
         }

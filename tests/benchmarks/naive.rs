@@ -5,7 +5,7 @@ use millstream::nexmark::q2::SelectedBid;
 use millstream::nexmark::q3::LocalItem;
 use millstream::nexmark::q5::HotAuction;
 use millstream::nexmark::q8::NewSeller;
-use millstream::nexmark::{Auction, Bid, Body, Event, Person, Query};
+use millstream::nexmark::{Auction, Bid, Body, Event, Person, Query, Text};
 use millstream::sink::RowSum;
 use millstream::ysb::{AdEvent, CampaignViews, Campaigns};
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,9 +74,9 @@ fn local_items(events: &[Event]) -> RowSum {
     sum(auctions(events).filter(|(_, auction)| auction.category == 10).flat_map(|(_, auction)| {
         let sellers = sellers.get(&auction.seller).into_iter().flatten();
         sellers.map(|person| LocalItem {
-            name: person.name.clone(),
-            city: person.city.to_owned(),
-            state: person.state.to_owned(),
+            name: Text::new(&person.name),
+            city: Text::new(person.city),
+            state: Text::new(person.state),
             auction: auction.id,
         })
     }))
@@ -114,5 +114,5 @@ fn new_sellers(events: &[Event]) -> RowSum {
     sum(people
         .into_iter()
         .filter(|(id, _, start)| sellers.contains(&(*id, *start)))
-        .map(|(id, name, start)| NewSeller { id, name: name.clone(), start }))
+        .map(|(id, name, start)| NewSeller { id, name: Text::new(name), start }))
 }

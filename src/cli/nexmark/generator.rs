@@ -266,6 +266,14 @@ mod tests {
     }
 
     #[test]
+    fn names_cities_and_states_fit_into_texts() {
+        let names = FIRST_NAMES.iter().flat_map(|first| LAST_NAMES.map(|last| format!("{first} {last}")));
+        for text in names.chain(CITIES.map(str::to_owned)).chain(STATES.map(str::to_owned)) {
+            assert_eq!(super::super::Text::new(&text).as_str(), text);
+        }
+    }
+
+    #[test]
     fn half_the_bids_are_for_a_hot_auction_and_three_quarters_by_a_hot_bidder() {
         let bids: Vec<Bid> = events().filter_map(|event| event.bid().copied()).collect();
         let share = |is_hot: fn(&Bid) -> bool| bids.iter().filter(|bid| is_hot(bid)).count() as f64 / bids.len() as f64;

@@ -15,9 +15,11 @@ pub mod q3;
 pub mod q5;
 pub mod q7;
 pub mod q8;
+mod text;
 
 pub use event::{Auction, Bid, Body, Event, Extra, Person};
 pub use generator::{Generator, Maker};
+pub use text::Text;
 
 use crate::numbered::{Numbered, NumberedReader, NumberedSource, Origin};
 use crate::rows::Rows;

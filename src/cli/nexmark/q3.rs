@@ -6,50 +6,55 @@
 //! The join is incremental and remembers both sides for ever: each new person meets the auctions so far, each new auction the people.
 
 use super::event::{Auction, Body, Event, Person};
+use super::text::Text;
 use millstream::Record;
 use millstream::operator::{Emit, KeyedContext, KeyedProcess, NoSide, StateRegistry};
-use millstream::state::{ArchivedValue, ListState, StateError};
+use millstream::state::{ListState, StateError};
 use millstream::stream::{Chain, DataStream};
-use rkyv::{Archive, Deserialize, Serialize};
 
 const CATEGORY: u64 = 10;
 const STATES: [&str; 3] = ["OR", "ID", "CA"];
 
 /// Somebody local and what they sell.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[allow(missing_docs, reason = "the columns of a well-known query")]
 pub struct LocalItem {
-    pub name: String,
-    pub city: String,
-    pub state: String,
+    pub name: Text,
+    pub city: Text,
+    pub state: Text,
     pub auction: u64,
 }
 
 /// One side or the other of the join.
-#[derive(Record, Archive, Serialize, Deserialize)]
-#[record(archived)]
-enum Entry {
-    Person { id: u64, seller: LocalPerson },
-    Auction { id: u64, seller: u64 },
+#[derive(Clone, Copy, Record)]
+#[repr(C)]
+struct Entry {
+    seller: u64,
+    /// 0 when it is the seller who came.
+    auction: u64,
+    person: LocalPerson,
 }
 
-#[derive(Clone, millstream::Schema, Archive, Serialize, Deserialize)]
+#[derive(Clone, Copy, Default, Record)]
+#[repr(C)]
 struct LocalPerson {
-    name: String,
-    city: String,
-    state: String,
+    name: Text,
+    city: Text,
+    state: Text,
 }
 
 /// Who sells what.
 pub fn rows(events: DataStream<impl Chain<Out = Event>>) -> DataStream<impl Chain<Out = LocalItem>> {
     let entries = events.flat_map(|event: &Event| match &event.body {
-        Body::Person(person) if is_local(person) => Some(Entry::of(person)),
+        Body::Person(person) if is_local(person) => {
+            Some(Entry { seller: person.id, auction: 0, person: LocalPerson::of(person) })
+        }
         Body::Auction(auction) if is_in_category(auction) => {
-            Some(Entry::Auction { id: auction.id, seller: auction.seller })
+            Some(Entry { seller: auction.seller, auction: auction.id, person: LocalPerson::default() })
         }
         _ => None,
     });
-    entries.key_by("by-seller", Entry::seller).process("join", Join)
+    entries.key_by("by-seller", |entry: &Entry| entry.seller).process("join", Join)
 }
 
 /// Whether somebody lives in one of the states.
@@ -64,30 +69,14 @@ pub fn is_in_category(auction: &Auction) -> bool {
     auction.category == CATEGORY
 }
 
-impl Entry {
+impl LocalPerson {
     fn of(person: &Person) -> Self {
-        let seller =
-            LocalPerson { name: person.name.clone(), city: person.city.to_owned(), state: person.state.to_owned() };
-        Self::Person { id: person.id, seller }
+        let [name, city, state] = [&person.name, person.city, person.state].map(Text::new);
+        Self { name, city, state }
     }
 
-    fn seller(&self) -> u64 {
-        match self {
-            Self::Person { id, .. } => *id,
-            Self::Auction { seller, .. } => *seller,
-        }
-    }
-}
-
-impl ArchivedLocalPerson {
     fn item(&self, auction: u64) -> LocalItem {
-        let [name, city, state] = [&self.name, &self.city, &self.state].map(|text| text.as_str().to_owned());
-        LocalItem { name, city, state, auction }
-    }
-
-    fn kept(&self) -> LocalPerson {
-        let [name, city, state] = [&self.name, &self.city, &self.state].map(|text| text.as_str().to_owned());
-        LocalPerson { name, city, state }
+        LocalItem { name: self.name, city: self.city, state: self.state, auction }
     }
 }
 
@@ -97,11 +86,11 @@ struct Join;
 
 /// What there was of each seller.
 struct Seen {
-    people: ListState<u64, ArchivedValue<LocalPerson>>,
+    people: ListState<u64, LocalPerson>,
     auctions: ListState<u64, u64>,
 }
 
-impl KeyedProcess<u64, ArchivedEntry> for Join {
+impl KeyedProcess<u64, Entry> for Join {
     type Out = LocalItem;
     type Side = NoSide;
     type State = Seen;
@@ -114,24 +103,18 @@ impl KeyedProcess<u64, ArchivedEntry> for Join {
         &self,
         state: &mut Seen,
         cx: &mut KeyedContext<'_, u64>,
-        record: &ArchivedEntry,
+        record: &Entry,
         out: &mut impl Emit<LocalItem, NoSide>,
     ) -> Result<(), StateError> {
         let seller = cx.hashed();
-        match record {
-            ArchivedEntry::Person { seller: person, .. } => {
-                state.people.push(&seller, &ArchivedValue::new(&person.kept())?)?;
-                state.auctions.for_each(&seller, |auction| out.emit(&person.item(auction)));
+        match record.auction {
+            0 => {
+                state.people.push(&seller, &record.person)?;
+                state.auctions.for_each(&seller, |auction| out.emit(&record.person.item(auction)));
             }
-            ArchivedEntry::Auction { id, .. } => {
-                let auction = id.to_native();
+            auction => {
                 state.auctions.push(&seller, &auction)?;
-                let mut damage = Ok(());
-                state.people.for_each(&seller, |person| match person.get() {
-                    Ok(person) => out.emit(&person.item(auction)),
-                    Err(error) => damage = Err(error),
-                });
-                damage?;
+                state.people.for_each(&seller, |person| out.emit(&person.item(auction)));
             }
         }
         Ok(())
