@@ -356,6 +356,7 @@ impl CheckpointStore {
         if self.needs_full && plan.kind == SnapshotKind::Incremental {
             return Err(CheckpointError::MustBeFull { id: plan.id });
         }
+        self.map.settle();
         if plan.kind == SnapshotKind::Full {
             self.map = PageMap::default();
             self.long_chains.clear();
@@ -441,7 +442,10 @@ impl CheckpointStore {
         io.drive();
         self.collect_background(io);
         self.load_some_map(io);
-        let mut active = self.active.take()?;
+        let Some(mut active) = self.active.take() else {
+            self.map.settle();
+            return None;
+        };
         for _ in 0..ROUNDS_MAX {
             let mut has_worked = self.collect(io, &mut active);
             // What waits for no answer follows at once.
