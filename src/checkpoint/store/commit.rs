@@ -164,8 +164,8 @@ impl CheckpointStore {
             active.ops.push((token, Op::RenameExtent(spare)));
             return true;
         }
-        let len_bytes = self.next_extent_bytes.max(room_bytes);
-        self.next_extent_bytes = (self.next_extent_bytes * 2).min(self.options.extent_bytes_max);
+        let len_bytes = self.extent_bytes().max(room_bytes);
+        self.extent_bytes_limit = (self.extent_bytes_limit * 2).min(self.options.extent_bytes_max);
         active.opening = Some(Opening { number, len_bytes, file: None });
         let token = io.submit(IoOp::Open { path, mode: OpenMode::CreateNew, direct: true });
         active.ops.push((token, Op::OpenExtent));
@@ -411,7 +411,8 @@ impl CheckpointStore {
         for (_, file) in files.into_iter().filter(|(number, _)| Some(*number) != current) {
             self.close_later(io, file);
         }
-        self.remove_unreachable(io, active.new_bytes);
+        self.written_bytes = active.new_bytes;
+        self.remove_unreachable(io);
         StoreEvent::Committed {
             id,
             kind,
@@ -429,7 +430,7 @@ impl CheckpointStore {
         }
         self.needs_full = true;
         // Where a long extent found no space a short one may.
-        self.next_extent_bytes = self.options.extent_bytes_min.next_multiple_of(SECTOR_BYTES as u64);
+        self.extent_bytes_limit = self.options.extent_bytes_min.next_multiple_of(SECTOR_BYTES as u64);
         // A superblock that was written, in whole or in part, must not speak for a checkpoint that was reported as failed.
         if active.superblock_written
             && let Some(open) = self.superblock.take()

@@ -51,9 +51,9 @@ pub struct JobIdentity {
 pub struct StoreOptions {
     /// Checkpoints kept, 2 to 16.
     pub retained_count: usize,
-    /// The length of the first extent file; each next one is twice as long.
+    /// The length of the shortest extent file; as long as twice the one before, they are as long as what they are to hold asks for.
     pub extent_bytes_min: u64,
-    /// The length from which extents no longer grow.
+    /// The length of the longest extent file.
     pub extent_bytes_max: u64,
     /// Up to how many new bytes a checkpoint is committed with one flush (and verified when it is opened).
     pub one_flush_bytes_max: u64,
@@ -175,7 +175,10 @@ pub struct CheckpointStore {
     needs_full: bool,
     next_id: u64,
     next_extent: u32,
-    next_extent_bytes: u64,
+    /// The next extent is no longer than that.
+    extent_bytes_limit: u64,
+    /// What the last checkpoint wrote.
+    written_bytes: u64,
     next_superblock: u32,
     /// Newest first.
     retained: Vec<Retained>,
