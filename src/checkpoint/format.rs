@@ -368,7 +368,8 @@ mod tests {
         for (page, len) in [20, 16 << 10, 3, 40_000, 0, 12_345].into_iter().enumerate() {
             let page = PageKey { state: 7, key_group: 3, page: page as u32 };
             let bytes: Vec<u8> = (0..len as usize).map(|at| (at * 31 + len as usize) as u8).collect();
-            let piece = Piece { page, kind: PieceKind::Delta, offset: part.len() as u32, len, span: HashSpan::default() };
+            let piece =
+                Piece { page, kind: PieceKind::Delta, offset: part.len() as u32, len, span: HashSpan::default() };
             assert!(part.append(&bytes));
             pieces.push((piece, page.checksum(&bytes)));
         }

@@ -476,7 +476,8 @@ mod tests {
     #[test]
     fn the_groups_that_may_have_changed_are_those_of_the_bits_modulo_thirty_two() {
         let last = 1 << 31;
-        for (changed, groups) in [(0, 68), (1, 1), (1, 68), (last, 31), (last, 68), (last | 0xa005, 68), (u32::MAX, 33)] {
+        for (changed, groups) in [(0, 68), (1, 1), (1, 68), (last, 31), (last, 68), (last | 0xa005, 68), (u32::MAX, 33)]
+        {
             let listed =
                 ChangedGroups { changed, left: changed, first: 0, groups: if changed == 0 { 0 } else { groups } };
             let expected = (0..groups).filter(|group| changed >> (group % 32) & 1 == 1);

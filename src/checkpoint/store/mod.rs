@@ -51,7 +51,7 @@ pub struct JobIdentity {
 pub struct StoreOptions {
     /// Checkpoints kept, 2 to 16.
     pub retained_count: usize,
-    /// The length of the shortest extent file; as long as twice the one before, they are as long as what they are to hold asks for.
+    /// The length of the first extent file, and of the shortest; each next one is at most twice as long.
     pub extent_bytes_min: u64,
     /// The length of the longest extent file.
     pub extent_bytes_max: u64,
