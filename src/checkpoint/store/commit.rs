@@ -164,7 +164,9 @@ impl CheckpointStore {
             active.ops.push((token, Op::RenameExtent(spare)));
             return true;
         }
-        let len_bytes = self.extent_bytes().max(room_bytes);
+        // The first checkpoint of a large state is soon as long as many short extents.
+        let begun_bytes = active.new_bytes.min(self.extent_bytes_limit);
+        let len_bytes = self.extent_bytes().max(begun_bytes).max(room_bytes);
         self.extent_bytes_limit = (self.extent_bytes_limit * 2).min(self.options.extent_bytes_max);
         active.opening = Some(Opening { number, len_bytes, file: None });
         let token = io.submit(IoOp::Open { path, mode: OpenMode::CreateNew, direct: true });
