@@ -23,7 +23,7 @@
 //! Frozen for every later version: magic, version and CRC lie where they lie and the CRC covers what it covers, so that
 //! an older program tells "newer" from "damaged".
 
-use super::snapshot::PieceBlock;
+use super::snapshot::{Piece, PieceBlock, PieceDigest};
 use crate::memory::{Arena, Buffer, MemoryError};
 use crc_fast::{CrcAlgorithm, Digest};
 use rkyv::util::AlignedVec;
@@ -217,6 +217,44 @@ pub(super) fn buffers_for(arena: &Arena, payload: &[u8]) -> Result<Vec<Buffer>, 
 
 /// Writes the header into the first part, which has room for it, and returns how a parent names the block.
 pub(super) fn seal(parts: &mut [Buffer], kind: BlockKind, place: BlockPlace, payload_len: u64) -> BlockRef {
+    put_header(&mut parts[0], kind, place, payload_len);
+    let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+    parts.iter().for_each(|part| digest.update(part.filled()));
+    let len_bytes = parts.iter().map(Buffer::len).sum();
+    put_crc(&mut parts[0], kind, place, len_bytes, digest.finalize() as u32)
+}
+
+/// As `seal`, for a block of pieces that lie within its one part. Calls `each` with every piece and its checksum. The block comes from another
+/// core and is longer than what a core keeps at hand: it is gone through once, and a stretch of it is summed for the block right after
+/// its pieces were.
+pub(super) fn seal_pieces(
+    part: &mut Buffer,
+    place: BlockPlace,
+    payload_len: u64,
+    pieces: &[Piece],
+    mut each: impl FnMut(&Piece, u32),
+) -> BlockRef {
+    /// Half of the cache nearest to a core.
+    const STRETCH_BYTES: usize = 16 << 10;
+    put_header(part, BlockKind::Pieces, place, payload_len);
+    let (mut digest, mut of_piece) = (Digest::new(CrcAlgorithm::Crc32Iscsi), PieceDigest::default());
+    let (bytes, mut summed) = (part.filled(), 0);
+    for piece in pieces {
+        let start = piece.offset as usize;
+        let end = start + piece.len as usize;
+        each(piece, of_piece.checksum(piece.page, &bytes[start..end]));
+        if end >= summed + STRETCH_BYTES {
+            digest.update(&bytes[summed..end]);
+            summed = end;
+        }
+    }
+    digest.update(&bytes[summed..]);
+    let len_bytes = part.len();
+    put_crc(part, BlockKind::Pieces, place, len_bytes, digest.finalize() as u32)
+}
+
+/// Writes a header without its checksum.
+fn put_header(part: &mut Buffer, kind: BlockKind, place: BlockPlace, payload_len: u64) {
     let header = BlockHeader {
         magic: MAGIC,
         version: FORMAT_VERSION,
@@ -231,13 +269,14 @@ pub(super) fn seal(parts: &mut [Buffer], kind: BlockKind, place: BlockPlace, pay
         schema: kind.schema(),
         zero: 0,
     };
-    parts[0].filled_mut()[..HEADER_BYTES].copy_from_slice(bytemuck::bytes_of(&header));
-    let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
-    parts.iter().for_each(|part| digest.update(part.filled()));
-    let crc = digest.finalize() as u32;
-    parts[0].filled_mut()[CRC_FIELD].copy_from_slice(&crc.to_le_bytes());
-    let len_bytes = parts.iter().map(Buffer::len).sum::<usize>() as u32;
-    BlockRef { checkpoint: place.checkpoint, offset: place.offset, file: place.file, len_bytes, crc, kind: kind as u16 }
+    part.filled_mut()[..HEADER_BYTES].copy_from_slice(bytemuck::bytes_of(&header));
+}
+
+/// Completes the header and returns how a parent names the block.
+fn put_crc(part: &mut Buffer, kind: BlockKind, place: BlockPlace, len_bytes: usize, crc: u32) -> BlockRef {
+    part.filled_mut()[CRC_FIELD].copy_from_slice(&crc.to_le_bytes());
+    let BlockPlace { checkpoint, file, offset, .. } = place;
+    BlockRef { checkpoint, offset, file, len_bytes: len_bytes as u32, crc, kind: kind as u16 }
 }
 
 /// The checksum of a block that is read part by part.
@@ -333,4 +372,34 @@ pub(super) fn aligned(bytes: &[u8]) -> AlignedVec<16> {
     let mut copy = AlignedVec::with_capacity(bytes.len());
     copy.extend_from_slice(bytes);
     copy
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::snapshot::{HashSpan, PageKey, PieceKind};
+    use super::*;
+    use crate::memory::{ArenaOptions, MemoryBudget};
+
+    #[test]
+    fn a_block_that_is_gone_through_once_has_the_checksum_of_all_its_bytes_and_that_of_every_piece() {
+        let arena = Arena::new(MemoryBudget::new(8 << 20), ArenaOptions::default());
+        let mut part = PieceBlock::take_buffer(&arena, "test", 256 << 10).unwrap();
+        let mut pieces = Vec::new();
+        for (page, len) in [20, 16 << 10, 3, 40_000, 0, 12_345].into_iter().enumerate() {
+            let page = PageKey { state: 7, key_group: 3, page: page as u32 };
+            let bytes: Vec<u8> = (0..len as usize).map(|at| (at * 31 + len as usize) as u8).collect();
+            let piece =
+                Piece { page, kind: PieceKind::Delta, offset: part.len() as u32, len, span: HashSpan::default() };
+            assert!(part.append(&bytes));
+            pieces.push((piece, page.checksum(&bytes)));
+        }
+        let payload_len = (part.len() - HEADER_BYTES) as u64;
+        part.pad_to(SECTOR_BYTES);
+        let place = BlockPlace { job: 1, checkpoint: 2, file: 3, offset: 4096 };
+        let listed: Vec<Piece> = pieces.iter().map(|(piece, _)| *piece).collect();
+        let mut summed = Vec::new();
+        let block = seal_pieces(&mut part, place, payload_len, &listed, |piece, crc| summed.push((*piece, crc)));
+        assert_eq!(summed, pieces);
+        assert_eq!(check(part.filled(), 1, &block), Ok(HEADER_BYTES..HEADER_BYTES + payload_len as usize));
+    }
 }

@@ -67,6 +67,8 @@ pub(super) struct Entry {
 pub(super) struct PageMap {
     /// By state and key group: the chains in the order of their pages.
     tables: BTreeMap<(u64, u16), Vec<Chain>>,
+    /// Pages whose chains have a late piece.
+    late: Vec<PageKey>,
     /// Bytes of pieces per extent.
     live_bytes: BTreeMap<u32, u64>,
     pages: usize,
@@ -80,6 +82,8 @@ struct Chain {
     image_bytes: u32,
     delta_bytes: u64,
     pieces: Vec<PieceRef>,
+    /// The last piece, while it waits for its place behind the others.
+    late: Option<PieceRef>,
 }
 
 /// How long the chain of a page is; all zero when the page is gone.
@@ -103,6 +107,26 @@ impl PageMap {
     /// Adds a piece: an image replaces what the page had, a delta follows it. Answers how long the chain is now, or `None`: a delta of a
     /// page without an image is refused.
     pub(super) fn apply(&mut self, page: PageKey, piece: PieceRef) -> Option<ChainLen> {
+        let len = self.apply_late(page, piece);
+        self.settle();
+        len
+    }
+
+    /// Brings the pieces that `apply_late` added where they can be seen.
+    pub(super) fn settle(&mut self) {
+        while let Some(page) = self.late.pop() {
+            if let Some(table) = self.tables.get_mut(&(page.state, page.key_group))
+                && let Ok(at) = place_of(table, page.page)
+            {
+                let chain = &mut table[at];
+                chain.pieces.extend(chain.late.take());
+            }
+        }
+    }
+
+    /// As `apply`, but of chains only their lengths may be looked at before `settle`. A commit has no time for more: the pieces of a chain lie
+    /// where nobody has looked since its last one, and there are as many chains as pages that changed.
+    pub(super) fn apply_late(&mut self, page: PageKey, piece: PieceRef) -> Option<ChainLen> {
         let of = (page.state, page.key_group);
         let table = match self.tables.get_mut(&of) {
             Some(table) => table,
@@ -111,14 +135,17 @@ impl PageMap {
         };
         let (len, replaced) = match (piece.kind, place_of(table, page.page)) {
             (PieceKind::Delta, Err(_)) => return None,
-            (PieceKind::Delta, Ok(at)) => (table[at].push(piece), Vec::new()),
+            (PieceKind::Delta, Ok(at)) => {
+                self.late.push(page);
+                (table[at].push(piece), Vec::new())
+            }
             (PieceKind::Image, Ok(at)) if piece.len > 0 => {
                 let replaced = std::mem::replace(&mut table[at], Chain::of(page.page, piece));
-                (table[at].len(), replaced.pieces)
+                (table[at].len(), replaced.into_pieces())
             }
             (PieceKind::Image, Ok(at)) => {
                 self.pages -= 1;
-                (ChainLen::default(), table.remove(at).pieces)
+                (ChainLen::default(), table.remove(at).into_pieces())
             }
             (PieceKind::Image, Err(at)) if piece.len > 0 => {
                 self.pages += 1;
@@ -210,18 +237,23 @@ impl PageMap {
 
 impl Chain {
     fn of(page: u32, image: PieceRef) -> Self {
-        Self { page, image_bytes: image.len, delta_bytes: 0, pieces: vec![image] }
+        Self { page, image_bytes: image.len, delta_bytes: 0, pieces: vec![image], late: None }
     }
 
     fn push(&mut self, delta: PieceRef) -> ChainLen {
         self.delta_bytes += u64::from(delta.len);
-        self.pieces.push(delta);
+        self.pieces.extend(self.late.replace(delta));
         self.len()
     }
 
     fn len(&self) -> ChainLen {
         let (image_bytes, delta_bytes) = (u64::from(self.image_bytes), self.delta_bytes);
-        ChainLen { image_bytes, delta_bytes, deltas: self.pieces.len() - 1 }
+        ChainLen { image_bytes, delta_bytes, deltas: self.pieces.len() - 1 + usize::from(self.late.is_some()) }
+    }
+
+    fn into_pieces(mut self) -> Vec<PieceRef> {
+        self.pieces.extend(self.late);
+        self.pieces
     }
 
     fn shown(&self, (state, key_group): (u64, u16)) -> (PageKey, &[PieceRef]) {
@@ -278,46 +310,76 @@ impl EntriesWriter {
     }
 
     fn put(&mut self, page: PageKey, piece: &PieceRef) {
+        let mut entry = EntryBytes::default();
+        self.encode(page, piece, &mut entry);
+        self.bytes.extend_from_slice(&entry.bytes[..entry.len]);
+    }
+
+    #[inline]
+    fn encode(&mut self, page: PageKey, piece: &PieceRef, out: &mut EntryBytes) {
         let table = (page.state, page.key_group);
         if self.before.table != Some(table) {
-            self.varint(TABLE);
-            self.bytes.extend_from_slice(&table.0.to_le_bytes());
-            self.bytes.extend_from_slice(&table.1.to_le_bytes());
+            out.varint(TABLE);
+            out.bytes(table.0.to_le_bytes());
+            out.bytes(table.1.to_le_bytes());
             self.first.get_or_insert(table);
             (self.before.table, self.before.page) = (Some(table), 0);
         }
         let step = u64::from(page.page - self.before.page) << 2;
         self.before.page = page.page;
         match piece.kind {
-            PieceKind::Image if piece.len == 0 => return self.varint(step | GONE),
-            PieceKind::Image => self.varint(step | IMAGE),
-            PieceKind::Delta => self.varint(step | DELTA),
+            PieceKind::Image if piece.len == 0 => return out.varint(step | GONE),
+            PieceKind::Image => out.varint(step | IMAGE),
+            PieceKind::Delta => out.varint(step | DELTA),
         }
         let is_elsewhere = piece.file != self.before.file;
         let from = if is_elsewhere { 0 } else { self.before.end };
         let distance = piece.offset.wrapping_sub(from) as i64;
         let folded = (distance << 1 ^ distance >> 63) as u64;
-        self.varint(folded << 1 | u64::from(is_elsewhere));
+        out.varint(folded << 1 | u64::from(is_elsewhere));
         if is_elsewhere {
-            self.varint(u64::from(piece.file));
+            out.varint(u64::from(piece.file));
         }
-        self.varint(u64::from(piece.len));
-        self.bytes.extend_from_slice(&piece.crc.to_le_bytes());
+        out.varint(u64::from(piece.len));
+        out.bytes(piece.crc.to_le_bytes());
         (self.before.file, self.before.end) = (piece.file, piece.offset + u64::from(piece.len));
         if piece.kind == PieceKind::Image {
             let depth = piece.span.depth.min(64);
             let bits = piece.span.prefix.checked_shr(64 - u32::from(depth)).unwrap_or(0);
-            self.bytes.push(depth);
-            self.bytes.extend_from_slice(&bits.to_le_bytes()[..usize::from(depth).div_ceil(8)]);
+            out.bytes([depth]);
+            out.bytes(bits.to_le_bytes());
+            // Only as many as hold the bits.
+            out.len -= 8 - usize::from(depth).div_ceil(8);
         }
     }
+}
 
+/// One entry being written, with its table where that is another: in a place of its own, so that not every byte asks whether there is room.
+struct EntryBytes {
+    bytes: [u8; ENTRY_BYTES_MAX],
+    len: usize,
+}
+
+impl Default for EntryBytes {
+    fn default() -> Self {
+        Self { bytes: [0; ENTRY_BYTES_MAX], len: 0 }
+    }
+}
+
+impl EntryBytes {
+    #[inline(always)]
+    fn bytes<const N: usize>(&mut self, bytes: [u8; N]) {
+        self.bytes[self.len..self.len + N].copy_from_slice(&bytes);
+        self.len += N;
+    }
+
+    #[inline(always)]
     fn varint(&mut self, mut value: u64) {
         while value >= 0x80 {
-            self.bytes.push(value as u8 | 0x80);
+            self.bytes([value as u8 | 0x80]);
             value >>= 7;
         }
-        self.bytes.push(value as u8);
+        self.bytes([value as u8]);
     }
 }
 
@@ -459,6 +521,27 @@ mod tests {
         map.apply(PAGE, piece(1, PieceKind::Image)).unwrap();
         map.apply(PAGE, PieceRef { len: 0, ..piece(1, PieceKind::Image) }).unwrap();
         assert_eq!(map, PageMap::default());
+    }
+
+    #[test]
+    fn a_late_piece_counts_at_once_and_is_seen_when_the_map_is_settled() {
+        let mut map = PageMap::default();
+        map.apply(PAGE, piece(1, PieceKind::Image)).unwrap();
+        let late = [2, 3].map(|file| map.apply_late(PAGE, piece(file, PieceKind::Delta)).unwrap().deltas);
+        assert_eq!((late, map.pieces(), map.live_bytes().len()), ([1, 2], 3, 3));
+        map.settle();
+        assert_eq!(map.chain(PAGE).iter().map(|piece| piece.file).collect::<Vec<_>>(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn an_image_replaces_late_pieces_too() {
+        let mut map = PageMap::default();
+        map.apply(PAGE, piece(1, PieceKind::Image)).unwrap();
+        map.apply_late(PAGE, piece(2, PieceKind::Delta)).unwrap();
+        map.apply_late(PAGE, piece(3, PieceKind::Image)).unwrap();
+        map.settle();
+        assert_eq!(map.live_bytes().iter().collect::<Vec<_>>(), [(&3, &100)]);
+        assert_eq!(map.chain(PAGE).len(), 1);
     }
 
     #[test]

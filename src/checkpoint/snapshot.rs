@@ -22,14 +22,30 @@ pub struct PageKey {
 impl PageKey {
     /// The checksum of a piece of this page: CRC32C of state, key group, page number (little-endian) and the piece's bytes.
     pub(crate) fn checksum(self, bytes: &[u8]) -> u32 {
+        PieceDigest::default().checksum(self, bytes)
+    }
+}
+
+/// Computes the checksums of many pieces: to set it up costs as much as a short piece.
+pub(super) struct PieceDigest(Digest);
+
+impl Default for PieceDigest {
+    fn default() -> Self {
+        Self(Digest::new(CrcAlgorithm::Crc32Iscsi))
+    }
+}
+
+impl PieceDigest {
+    /// `PageKey::checksum`.
+    pub(super) fn checksum(&mut self, page: PageKey, bytes: &[u8]) -> u32 {
         let mut key = [0; 14];
-        key[..8].copy_from_slice(&self.state.to_le_bytes());
-        key[8..10].copy_from_slice(&self.key_group.to_le_bytes());
-        key[10..].copy_from_slice(&self.page.to_le_bytes());
-        let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
-        digest.update(&key);
-        digest.update(bytes);
-        digest.finalize() as u32
+        key[..8].copy_from_slice(&page.state.to_le_bytes());
+        key[8..10].copy_from_slice(&page.key_group.to_le_bytes());
+        key[10..].copy_from_slice(&page.page.to_le_bytes());
+        self.0.reset();
+        self.0.update(&key);
+        self.0.update(bytes);
+        self.0.finalize() as u32
     }
 }
 

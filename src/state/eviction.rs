@@ -205,7 +205,7 @@ impl Table {
         self.mark_image(index);
         let page = &mut self.pages[index];
         let grid = self.layout.grid(page.bytes());
-        (0..2).for_each(|parity| page.take_bits(grid, parity, |_| {}));
+        (0..2).for_each(|parity| page.clear_bits(grid, parity));
         (page.used, page.garbage) = (0, 0);
         drop(page.set_block(Block::nothing(&self.arena)));
         let bucket = Bucket { prefix: page.prefix, depth: page.depth, index: index as u32 };

@@ -34,6 +34,8 @@ pub(super) const LANES: usize = 8;
 pub(super) const EMPTY: u8 = 0;
 /// The tag of a slot whose key was removed while others may lie behind it.
 pub(super) const DELETED: u8 = 1;
+/// How many groups share the bits that say which may have changed.
+const CHANGED_BITS: usize = u32::BITS as usize;
 /// No staged content.
 pub(super) const NONE: u32 = u32::MAX;
 
@@ -65,8 +67,6 @@ pub(super) struct Page {
     pub number: u32,
     /// Old contents of slots the sealed epoch still needs: a position in the `StageLog`.
     pub staged: u32,
-    /// The whole old page, if the sealed epoch needs that: an index into the `StageLog`'s images.
-    pub staged_image: u32,
     /// Its key group.
     pub group: u16,
     /// Slots that hold a key.
@@ -81,9 +81,9 @@ pub(super) struct Page {
     pub depth: u8,
     /// `LISTED` and `IMAGE` for each parity.
     pub flags: [u8; 2],
-    /// For each parity: which groups may have a bit set, the number of a group modulo 16. Most pages have few changes, and to look at all
+    /// For each parity: which groups may have a bit set, the number of a group modulo 32. Most pages have few changes, and to look at all
     /// controls for them would be to read half of the page.
-    changed: [u16; 2],
+    changed: [u32; 2],
 }
 
 // What is known of a page lies in one cache line, or two where they begin in its midst.
@@ -163,7 +163,6 @@ impl Page {
             prefix,
             number,
             staged: NONE,
-            staged_image: NONE,
             group,
             live: 0,
             used: 0,
@@ -226,8 +225,8 @@ impl Page {
     }
 
     #[inline(always)]
-    fn group_bit(group: usize) -> u16 {
-        1 << (group % 16)
+    fn group_bit(group: usize) -> u32 {
+        1 << (group % CHANGED_BITS)
     }
 
     /// The bit of a slot in `bits`.
@@ -267,6 +266,16 @@ impl Page {
         self.changed[parity] = 0;
     }
 
+    /// Clears the bits of `parity`.
+    pub fn clear_bits(&mut self, grid: Grid, parity: usize) {
+        for group in self.changed_groups(grid, parity) {
+            let first = SlotAt { group, lane: 0 };
+            let bits = self.bits(grid, first);
+            self.set_bits(grid, first, bits & !(0xffff << (16 * parity)));
+        }
+        self.changed[parity] = 0;
+    }
+
     /// The slots whose bit of `parity` is set, and clears it.
     pub fn take_bits(&mut self, grid: Grid, parity: usize, mut each: impl FnMut(SlotAt)) {
         for group in self.changed_groups(grid, parity) {
@@ -285,9 +294,9 @@ impl Page {
 
 /// The groups of a page in which bits may be set, in order.
 pub(super) struct ChangedGroups {
-    changed: u16,
-    /// What is left of `changed` for the sixteen groups that begin with `first`.
-    left: u16,
+    changed: u32,
+    /// What is left of `changed` for the groups that begin with `first`, one for each bit.
+    left: u32,
     first: usize,
     groups: usize,
 }
@@ -298,7 +307,7 @@ impl Iterator for ChangedGroups {
     #[inline(always)]
     fn next(&mut self) -> Option<usize> {
         if self.left == 0 {
-            (self.first, self.left) = (self.first + 16, self.changed);
+            (self.first, self.left) = (self.first + CHANGED_BITS, self.changed);
         }
         let group = self.first + self.left.trailing_zeros() as usize;
         self.left &= self.left.wrapping_sub(1);
@@ -465,11 +474,13 @@ mod tests {
     }
 
     #[test]
-    fn the_groups_that_may_have_changed_are_those_of_the_bits_modulo_sixteen() {
-        for (changed, groups) in [(0, 68), (1, 1), (1, 68), (0x8000, 15), (0x8000, 68), (0xa005, 68), (u16::MAX, 33)] {
+    fn the_groups_that_may_have_changed_are_those_of_the_bits_modulo_thirty_two() {
+        let last = 1 << 31;
+        for (changed, groups) in [(0, 68), (1, 1), (1, 68), (last, 31), (last, 68), (last | 0xa005, 68), (u32::MAX, 33)]
+        {
             let listed =
                 ChangedGroups { changed, left: changed, first: 0, groups: if changed == 0 { 0 } else { groups } };
-            let expected = (0..groups).filter(|group| changed >> (group % 16) & 1 == 1);
+            let expected = (0..groups).filter(|group| changed >> (group % 32) & 1 == 1);
             assert!(listed.eq(expected), "{changed:x} of {groups}");
         }
     }

@@ -87,14 +87,12 @@ impl Table {
         let page = &mut self.pages[index];
         let grid = self.layout.grid(page.bytes());
         if page.flags[sealed] & IMAGE != 0 {
-            page.take_bits(grid, sealed, |_| {});
+            page.clear_bits(grid, sealed);
             piece::write_page_head(page, self.identity.id, self.layout);
             match self.keep_image(index) {
                 Ok(image) => {
-                    let image = self.stage.push_image(image);
-                    let page = &mut self.pages[index];
-                    page.staged_image = image;
-                    page.flags[sealed] &= !IMAGE;
+                    self.stage.put_image(index as u32, image);
+                    self.pages[index].flags[sealed] &= !IMAGE;
                 }
                 Err(refusal) => self.give_up(refusal),
             }
@@ -152,15 +150,13 @@ impl Table {
         let before = out.len();
         let page = &mut self.pages[index];
         let flags = std::mem::take(&mut page.flags[sealed]);
-        if page.staged_image != NONE {
-            let image = std::mem::replace(&mut page.staged_image, NONE);
-            match self.stage.take_image(image) {
+        if let Some(image) = self.stage.take_image(index as u32) {
+            match image {
                 StagedImage::Here(block) => piece::put_image(out, &block, self.layout),
                 StagedImage::Spilled(spilled) => {
                     let block = self.bring_image(index, spilled)?;
                     piece::put_image(out, &block, self.layout);
                 }
-                StagedImage::Taken => unreachable!("a sealed page leaves once"),
             }
         } else if flags & IMAGE != 0 {
             self.put_image(index, out);
@@ -222,7 +218,7 @@ impl Table {
 
     fn put_image(&mut self, index: usize, out: &mut PieceBuffer) {
         let page = &mut self.pages[index];
-        page.take_bits(self.layout.grid(page.bytes()), 1 - self.parity, |_| {});
+        page.clear_bits(self.layout.grid(page.bytes()), 1 - self.parity);
         piece::write_page_head(page, self.identity.id, self.layout);
         piece::put_image(out, page.bytes(), self.layout);
     }
@@ -304,14 +300,13 @@ impl Table {
         for index in std::mem::take(&mut self.lists[sealed]) {
             if self.is_in(index as usize) {
                 let page = &mut self.pages[index as usize];
-                page.take_bits(self.layout.grid(page.bytes()), sealed, |_| {});
+                page.clear_bits(self.layout.grid(page.bytes()), sealed);
             } else {
                 self.stale_bits(index as usize);
             }
             let page = &mut self.pages[index as usize];
             page.flags[sealed] = 0;
             page.staged = NONE;
-            page.staged_image = NONE;
             self.mark_image(index as usize);
         }
         self.harvested = 0;

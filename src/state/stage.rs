@@ -7,6 +7,7 @@ use super::page::{LANES, NONE, SlotAt};
 use super::piece::slot_of;
 use super::residency::Spilled;
 use crate::memory::{Arena, Block, BlockSize, MemoryError};
+use std::collections::BTreeMap;
 
 const WHO: &str = "a snapshot of keyed state";
 const BLOCK_SIZE: BlockSize = BlockSize::K64;
@@ -18,8 +19,9 @@ pub(super) struct StageLog {
     blocks: Vec<Block>,
     /// Bytes used of the last block.
     len: usize,
-    images: Vec<StagedImage>,
-    /// Images that are on their way to the spill file.
+    /// By the index of the page.
+    images: BTreeMap<u32, StagedImage>,
+    /// Pages whose images are on their way to the spill file.
     writing: Vec<u32>,
     /// The staged slots of the page being harvested: the lanes of each group, and where each slot's content is.
     collected_lanes: Vec<u8>,
@@ -32,8 +34,6 @@ pub(super) enum StagedImage {
     Here(Block),
     /// In the spill file.
     Spilled(Spilled),
-    /// No longer.
-    Taken,
 }
 
 /// One staged slot.
@@ -116,34 +116,33 @@ impl StageLog {
         self.collected_lanes.clear();
     }
 
-    /// Keeps a whole page; answers its index.
-    pub fn push_image(&mut self, image: StagedImage) -> u32 {
-        let index = self.images.len() as u32;
+    /// Keeps a whole page.
+    pub fn put_image(&mut self, page: u32, image: StagedImage) {
         if let StagedImage::Spilled(_) = image {
-            self.writing.push(index);
+            self.writing.push(page);
         }
-        self.images.push(image);
-        index
+        self.images.insert(page, image);
     }
 
     /// Calls `is_written` for every image that is on its way to the spill file, until it says so.
     pub fn each_being_written(&mut self, mut is_written: impl FnMut(&mut Spilled) -> bool) {
         let images = &mut self.images;
-        self.writing.retain(|&index| match &mut images[index as usize] {
-            StagedImage::Spilled(spilled) => !is_written(spilled),
+        self.writing.retain(|page| match images.get_mut(page) {
+            Some(StagedImage::Spilled(spilled)) => !is_written(spilled),
             _ => false,
         });
     }
 
-    /// The page at an index that `push_image` answered; it is not kept any longer.
-    pub fn take_image(&mut self, index: u32) -> StagedImage {
-        std::mem::replace(&mut self.images[index as usize], StagedImage::Taken)
+    /// What `put_image` kept of a page; it is not kept any longer.
+    #[inline]
+    pub fn take_image(&mut self, page: u32) -> Option<StagedImage> {
+        self.images.remove(&page)
     }
 
     /// The pages that are kept outside memory, which are not kept any longer.
     pub fn take_spilled(&mut self) -> impl Iterator<Item = Spilled> {
         self.writing.clear();
-        std::mem::take(&mut self.images).into_iter().filter_map(|image| match image {
+        std::mem::take(&mut self.images).into_values().filter_map(|image| match image {
             StagedImage::Spilled(spilled) => Some(spilled),
             _ => None,
         })

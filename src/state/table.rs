@@ -552,7 +552,7 @@ impl Table {
     /// Puts a page laid out anew in the place of the old one, whose part in the sealed epoch it takes over.
     fn replace(&mut self, index: usize, mut page: Page) {
         let old = &self.pages[index];
-        (page.flags, page.staged, page.staged_image) = (old.flags, old.staged, old.staged_image);
+        (page.flags, page.staged) = (old.flags, old.staged);
         self.pages[index] = page;
         self.mark_image(index);
     }

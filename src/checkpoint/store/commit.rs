@@ -12,13 +12,14 @@
 
 use super::{Active, Advance, CheckpointStore, Extent, Op, Opening, Phase, Queued, Retained, StoreEvent};
 use crate::checkpoint::error::CheckpointError;
-use crate::checkpoint::format::{self, BlockKind, BlockPlace, SECTOR_BYTES};
+use crate::checkpoint::format::{self, BlockKind, BlockPlace, BlockRef, SECTOR_BYTES};
 use crate::checkpoint::manifest::{Manifest, SnapshotKind, Subtask, Vertex};
 use crate::checkpoint::page_map::{EntriesWriter, Entry, MapBlock, MapRange, PieceRef};
-use crate::checkpoint::snapshot::PageKey;
+use crate::checkpoint::snapshot::{PageKey, Piece};
 use crate::checkpoint::superblock::{COPIES, Superblock};
 use crate::checkpoint::superblock_file::SuperblockCreation;
 use crate::io::{Io, IoError, IoOp, IoOutput, OpenMode};
+use crate::memory::Buffer;
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 
@@ -163,8 +164,10 @@ impl CheckpointStore {
             active.ops.push((token, Op::RenameExtent(spare)));
             return true;
         }
-        let len_bytes = self.next_extent_bytes.max(room_bytes);
-        self.next_extent_bytes = (self.next_extent_bytes * 2).min(self.options.extent_bytes_max);
+        // The first checkpoint of a large state is soon as long as many short extents.
+        let begun_bytes = active.new_bytes.min(self.extent_bytes_limit);
+        let len_bytes = self.extent_bytes().max(begun_bytes).max(room_bytes);
+        self.extent_bytes_limit = (self.extent_bytes_limit * 2).min(self.options.extent_bytes_max);
         active.opening = Some(Opening { number, len_bytes, file: None });
         let token = io.submit(IoOp::Open { path, mode: OpenMode::CreateNew, direct: true });
         active.ops.push((token, Op::OpenExtent));
@@ -179,7 +182,12 @@ impl CheckpointStore {
         active.new_bytes += len;
         let job = format::fnv1a(self.job_name.as_bytes());
         let place = BlockPlace { job, checkpoint: active.plan.id.0, file: number, offset };
-        let block = format::seal(&mut queued.parts, queued.kind, place, queued.payload_len);
+        let block = match &mut queued.parts[..] {
+            [part] if queued.kind == BlockKind::Pieces => {
+                self.seal_pieces(active, part, place, queued.payload_len, &queued.pieces)
+            }
+            parts => format::seal(parts, queued.kind, place, queued.payload_len),
+        };
         match queued.kind {
             BlockKind::Manifest => active.manifest = Some(block),
             BlockKind::PageMap => {
@@ -189,7 +197,6 @@ impl CheckpointStore {
             }
             BlockKind::Pieces | BlockKind::Superblock => active.added.push(block),
         }
-        self.note_pieces(active, &queued, number, offset);
         for from in queued.parts {
             let part_len = from.len() as u64;
             let token = io.submit(IoOp::Write { file, offset, from });
@@ -198,30 +205,40 @@ impl CheckpointStore {
         }
     }
 
-    fn note_pieces(&mut self, active: &mut Active, queued: &Queued, file: u32, block_offset: u64) {
-        let [block] = &queued.parts[..] else { return };
-        let (block, first_entry) = (block.filled(), active.entries.len());
-        for piece in &queued.pieces {
-            let start = piece.offset as usize;
-            let crc = piece.page.checksum(&block[start..start + piece.len as usize]);
-            let offset = block_offset + u64::from(piece.offset);
-            let placed = PieceRef { file, len: piece.len, offset, crc, kind: piece.kind, span: piece.span };
-            let Some(chain_len) = self.map.apply(piece.page, placed) else {
+    /// Completes a block of pieces and enters them into the page map.
+    fn seal_pieces(
+        &mut self,
+        active: &mut Active,
+        part: &mut Buffer,
+        place: BlockPlace,
+        payload_len: u64,
+        pieces: &[Piece],
+    ) -> BlockRef {
+        let first_entry = active.entries.len();
+        let note = |piece: &Piece, crc: u32| {
+            let offset = place.offset + u64::from(piece.offset);
+            let placed = PieceRef { file: place.file, len: piece.len, offset, crc, kind: piece.kind, span: piece.span };
+            if let Some(chain_len) = self.map.apply_late(piece.page, placed) {
+                self.note_chain(piece.page, chain_len);
+                active.entries.push(Entry { page: piece.page, piece: placed });
+            } else {
                 let (id, PageKey { state, key_group, page }) = (active.plan.id, piece.page);
                 active.failure.get_or_insert(CheckpointError::DeltaWithoutImage { id, state, key_group, page });
-                return;
-            };
-            self.note_chain(piece.page, chain_len);
-            active.entries.push(Entry { page: piece.page, piece: placed });
-        }
+            }
+        };
+        let block = format::seal_pieces(part, place, payload_len, pieces, note);
         // While the next block is still being filled; what is sorted in parts is soon sorted as a whole.
         active.entries[first_entry..].sort_by_key(|entry| entry.page);
+        block
     }
 
     fn choose_mapping(&mut self, active: &mut Active) {
         let all = active.plan.kind == SnapshotKind::Full
             || self.map_deltas + 1 >= self.options.page_map_deltas_max
             || active.entries.len() >= self.map.pieces();
+        if all {
+            self.map.settle();
+        }
         active.map_blocks = if all { Vec::new() } else { self.map_blocks.clone() };
         self.map_deltas = if all { 0 } else { self.map_deltas + 1 };
         // A stable sort: the pieces of a page stay in the order in which they are applied.
@@ -396,7 +413,8 @@ impl CheckpointStore {
         for (_, file) in files.into_iter().filter(|(number, _)| Some(*number) != current) {
             self.close_later(io, file);
         }
-        self.remove_unreachable(io, active.new_bytes);
+        self.written_bytes = active.new_bytes;
+        self.remove_unreachable(io);
         StoreEvent::Committed {
             id,
             kind,
@@ -414,7 +432,7 @@ impl CheckpointStore {
         }
         self.needs_full = true;
         // Where a long extent found no space a short one may.
-        self.next_extent_bytes = self.options.extent_bytes_min.next_multiple_of(SECTOR_BYTES as u64);
+        self.extent_bytes_limit = self.options.extent_bytes_min.next_multiple_of(SECTOR_BYTES as u64);
         // A superblock that was written, in whole or in part, must not speak for a checkpoint that was reported as failed.
         if active.superblock_written
             && let Some(open) = self.superblock.take()

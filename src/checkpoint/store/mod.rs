@@ -51,9 +51,9 @@ pub struct JobIdentity {
 pub struct StoreOptions {
     /// Checkpoints kept, 2 to 16.
     pub retained_count: usize,
-    /// The length of the first extent file; each next one is twice as long.
+    /// The length of the first extent file, and of the shortest; each next one is at most twice as long.
     pub extent_bytes_min: u64,
-    /// The length from which extents no longer grow.
+    /// The length of the longest extent file.
     pub extent_bytes_max: u64,
     /// Up to how many new bytes a checkpoint is committed with one flush (and verified when it is opened).
     pub one_flush_bytes_max: u64,
@@ -175,7 +175,10 @@ pub struct CheckpointStore {
     needs_full: bool,
     next_id: u64,
     next_extent: u32,
-    next_extent_bytes: u64,
+    /// The next extent is no longer than that.
+    extent_bytes_limit: u64,
+    /// What the last checkpoint wrote.
+    written_bytes: u64,
     next_superblock: u32,
     /// Newest first.
     retained: Vec<Retained>,
@@ -356,6 +359,7 @@ impl CheckpointStore {
         if self.needs_full && plan.kind == SnapshotKind::Incremental {
             return Err(CheckpointError::MustBeFull { id: plan.id });
         }
+        self.map.settle();
         if plan.kind == SnapshotKind::Full {
             self.map = PageMap::default();
             self.long_chains.clear();
@@ -441,7 +445,10 @@ impl CheckpointStore {
         io.drive();
         self.collect_background(io);
         self.load_some_map(io);
-        let mut active = self.active.take()?;
+        let Some(mut active) = self.active.take() else {
+            self.map.settle();
+            return None;
+        };
         for _ in 0..ROUNDS_MAX {
             let mut has_worked = self.collect(io, &mut active);
             // What waits for no answer follows at once.

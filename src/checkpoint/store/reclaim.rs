@@ -10,11 +10,17 @@
 //! pages that change alike do not all become images at once.
 
 use super::{Background, CheckpointStore, ImagesNeeded};
-use crate::checkpoint::format::{extent_name, superblock_name};
+use crate::checkpoint::format::{SECTOR_BYTES, extent_name, superblock_name};
 use crate::checkpoint::page_map::ChainLen;
 use crate::checkpoint::snapshot::PageKey;
 use crate::io::{FileId, Io, IoOp};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// An extent holds some checkpoints like the last, so that none but every eighth has to open one; those that came after it was filled make it
+/// unreachable soon, and it can be written again.
+const CHECKPOINTS_PER_EXTENT: u64 = 8;
+/// And extents are this part of all that there are, so that a large state does not lie in many.
+const EXTENTS_MIN: u64 = 4;
 
 /// How many extents are kept to be written again, however little checkpoints write. The blocks of a new file must be entered into the file
 /// system's journal when they are flushed; those of one that was written before need not be.
@@ -53,7 +59,7 @@ impl CheckpointStore {
         let live: u64 = self.map.live_bytes().values().sum();
         // Those in which nothing lives go by themselves, with the last retained checkpoint that reaches them.
         let taken: u64 = self.map.live_bytes().keys().filter_map(|number| self.extents.get(number)).sum();
-        if taken <= live + live / 2 + self.next_extent_bytes {
+        if taken <= live + live / 2 + self.extent_bytes_limit {
             return BTreeSet::new();
         }
         let current = self.current.map(|extent| extent.number);
@@ -86,9 +92,17 @@ impl CheckpointStore {
         }
     }
 
+    /// How long the next new extent is. What a file system does when it writes to new space costs more than the write itself: an extent
+    /// that is too long for what is written is used once for a long time.
+    pub(super) fn extent_bytes(&self) -> u64 {
+        let taken: u64 = self.extents.values().sum();
+        let wanted = (taken / EXTENTS_MIN).max(self.written_bytes.saturating_mul(CHECKPOINTS_PER_EXTENT));
+        wanted.max(self.options.extent_bytes_min).next_multiple_of(SECTOR_BYTES as u64).min(self.extent_bytes_limit)
+    }
+
     /// Removes what no retained checkpoint, no reader and no writer needs, but for extents to be written again: a few, or as many as hold what
     /// the last checkpoint wrote. Failures are logged and tried again later.
-    pub(super) fn remove_unreachable(&mut self, io: &mut dyn Io, written_bytes: u64) {
+    pub(super) fn remove_unreachable(&mut self, io: &mut dyn Io) {
         let mut needed: BTreeSet<u32> = self.retained.iter().flat_map(|kept| kept.extents.iter().copied()).collect();
         needed.extend(self.current.map(|extent| extent.number));
         if self.restored_alive.strong_count() > 0 {
@@ -99,11 +113,12 @@ impl CheckpointStore {
         let (kept, gone): (BTreeMap<u32, u64>, BTreeMap<u32, u64>) =
             std::mem::take(&mut self.extents).into_iter().partition(|(number, _)| needed.contains(number));
         self.extents = kept;
-        let mut spare_bytes = 0;
+        // What checkpoints write varies: one that is a little shorter than a new one would be does as well.
+        let (mut spare_bytes, spare_bytes_min) = (0, self.extent_bytes() / 4 * 3);
         for (number, len_bytes) in std::mem::take(&mut self.spares).into_iter().chain(gone) {
             let is_condemned = self.condemned.remove(&number);
-            let is_wanted = self.spares.len() < SPARES_MIN || spare_bytes + len_bytes <= written_bytes;
-            if !is_condemned && len_bytes >= self.next_extent_bytes && is_wanted {
+            let is_wanted = self.spares.len() < SPARES_MIN || spare_bytes + len_bytes <= self.written_bytes;
+            if !is_condemned && len_bytes >= spare_bytes_min && is_wanted {
                 self.spares.push((number, len_bytes));
                 spare_bytes += len_bytes;
             } else {
