@@ -93,7 +93,8 @@ fn value_parts(layout: &str, entry: &RawEntry) -> Option<Parts> {
 }
 
 fn list_parts(layout: &str, entry: &RawEntry) -> Option<Parts> {
-    let (key_type, element_type) = layout.strip_prefix("list per key: key ")?.split_once(", element ")?;
+    let (_, of) = layout.split_once("per key: key ").filter(|(what, _)| what.starts_with("list "))?;
+    let (key_type, element_type) = of.split_once(", element ")?;
     let (key, index) = entry.key.split_last_chunk()?;
     Some(vec![
         ("key", typed(key_type, key)),

@@ -54,7 +54,7 @@ impl StateBackend {
 
 impl<K: Key + ?Sized, V: StateValue> ListState<K, V> {
     fn layout_text() -> String {
-        format!("list per key: key {}, element {}", K::NAME, V::layout())
+        format!("list with a head per key: key {}, element {}", K::NAME, V::layout())
     }
 
     fn check(kind: u8, key: &[u8], value: &[u8]) -> bool {
