@@ -8,7 +8,7 @@ pub(crate) mod host_wait;
 mod idle;
 
 pub use doorbell::Doorbell;
-pub use idle::{IdleAction, IdlePolicy, Slept};
+pub use idle::{IdleAction, IdlePolicy, SPIN_BUDGET_MAX_NS, Slept};
 
 /// As the engine's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,14 +8,19 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};
 use millstream_models::event::wait_readable;
 use millstream_models::in_every_order;
-use millstream_models::slot::{Doorbell, IdleAction, IdlePolicy, Slept};
+use millstream_models::slot::{Doorbell, IdleAction, IdlePolicy, SPIN_BUDGET_MAX_NS, Slept};
 
 /// Sleeps until `published` holds `last`.
 fn sleep_until(bell: &Doorbell, published: &AtomicU32, last: u32) {
     let mut idle = IdlePolicy::for_slots(2, 1);
     let seen = || published.load(Ordering::Relaxed) == last;
     while !seen() {
-        assert_eq!(idle.after_step(false, 0), IdleAction::Park, "slots that outnumber the processors never spin");
+        idle.after_step(false, 0);
+        assert_eq!(
+            idle.after_step(false, SPIN_BUDGET_MAX_NS),
+            IdleAction::Park,
+            "it sleeps when nothing came for its budget"
+        );
         bell.announce();
         if !seen() {
             wait_readable(bell.fd());
