@@ -126,6 +126,11 @@ impl KeyList {
         self.words.len() * 8
     }
 
+    /// How much memory the keys take, with room for more and without their order.
+    pub fn capacity_bytes(&self) -> usize {
+        self.words.capacity() * 8
+    }
+
     /// Puts the keys in the order of their bytes, those of one key in the order of their slices, the oldest first. Each slice is kept once.
     pub fn sort(&mut self) {
         let (words, sorted) = (&self.words, &mut self.sorted);

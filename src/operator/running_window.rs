@@ -143,9 +143,9 @@ impl<T> RunningWindow<T> {
         (self.front, self.front_nth) = (KeyCursor::default(), 0);
     }
 
-    /// How much memory what was put there takes.
-    pub fn len_bytes(&self) -> usize {
-        self.keys.len_bytes() + self.kept.len() * size_of::<Kept<T>>()
+    /// How much memory it takes, with room for more.
+    pub fn capacity_bytes(&self) -> usize {
+        self.keys.capacity_bytes() + self.kept.capacity() * size_of::<Kept<T>>()
     }
 }
 

@@ -459,7 +459,7 @@ where
         }
         let Some((at, group)) = self.ends.next_due(watermark) else { return Ok(None) };
         let before = self.running_of(group).take();
-        self.running_memory.used_bytes -= before.as_ref().map_or(0, RunningWindow::len_bytes);
+        self.running_memory.used_bytes -= before.as_ref().map_or(0, RunningWindow::capacity_bytes);
         let (mut keys, entering, before) = match (self.ends.take_list(at, group), before) {
             (Listed::Keys(keys), Some(before)) => (keys, Entering::New, before),
             (Listed::Keys(_) | Listed::GivenUp, _) => {
@@ -513,9 +513,9 @@ where
         self.ends.remove(at, group);
         self.ends.keep(keys);
         self.slices.release_empty(group);
-        let len_bytes = after.len_bytes();
-        if self.running_memory.has_room_for(len_bytes) {
-            self.running_memory.used_bytes += len_bytes;
+        let bytes = after.capacity_bytes();
+        if self.running_memory.has_room_for(bytes) {
+            self.running_memory.used_bytes += bytes;
             *self.running_of(group) = Some(after);
         }
         before.clear();
