@@ -5,7 +5,7 @@
 use super::channel::{ChannelCounters, ExchangeError};
 use super::frame::InBand;
 use super::partitioner::{Partitioner, Targets};
-use super::sender::Sender;
+use super::sender::{Sender, with_copies};
 use crate::record::Stamp;
 use crate::slot::Progress;
 use crate::state::KeyGroup;
@@ -46,9 +46,9 @@ impl OutputGate {
                 if sender.try_push(stamp, group, key, payload) {
                     return;
                 }
-                sender.push_behind(*stamp, group, key, payload)
+                with_copies(key, payload, |key, payload| sender.push_behind(*stamp, group, key, payload))
             }
-            Targets::All => self.push_to_all(*stamp, key, payload),
+            Targets::All => with_copies(key, payload, |key, payload| self.push_to_all(*stamp, key, payload)),
         };
         if let Err(error) = pushed {
             failed(error);

@@ -84,7 +84,10 @@ impl Sender {
     /// Asserts that the lengths are those of the channel's shape.
     #[inline(always)]
     pub fn push(&mut self, stamp: &Stamp, group: KeyGroup, key: &[u8], payload: &[u8]) -> Result<(), ExchangeError> {
-        if self.try_push(stamp, group, key, payload) { Ok(()) } else { self.push_behind(*stamp, group, key, payload) }
+        if self.try_push(stamp, group, key, payload) {
+            return Ok(());
+        }
+        with_copies(key, payload, |key, payload| self.push_behind(*stamp, group, key, payload))
     }
 
     /// Writes one record if there is room for it in the frame being filled; `false` when that has another origin or is full. Always inline: the
@@ -320,6 +323,21 @@ impl Sender {
         self.writer = None;
         while self.shared.sent.pop().is_some() {}
     }
+}
+
+/// Hands copies of a short key and payload to whoever is not inlined. A record whose own address went there would lie in memory, where its fields are
+/// stored one by one and copied from as one: the processor makes such a copy wait until all stores before it are done, those
+/// into segments that another core reads among them.
+#[inline(always)]
+pub(super) fn with_copies<R>(key: &[u8], payload: &[u8], give: impl FnOnce(&[u8], &[u8]) -> R) -> R {
+    const SHORT: usize = 128;
+    if key.len() > SHORT || payload.len() > SHORT {
+        return give(key, payload);
+    }
+    let (mut key_copy, mut payload_copy) = ([0; SHORT], [0; SHORT]);
+    key_copy[..key.len()].copy_from_slice(key);
+    payload_copy[..payload.len()].copy_from_slice(payload);
+    give(&key_copy[..key.len()], &payload_copy[..payload.len()])
 }
 
 impl Drop for Sender {
