@@ -58,7 +58,7 @@ fn main() {
     let hop = slot_hop(100_000 * scale);
     for (metric, quantile) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)] {
         let at = |times: &Histogram<u64>| times.value_at_quantile(quantile) as f64;
-        let goal = (metric == "p50").then_some(10.0);
+        let goal = (metric == "p50").then_some(3.0);
         let (limit, kernel) = (Some(at(&line)), Some(at(&bare)));
         bench.figure(Figure {
             limit,

@@ -13,11 +13,14 @@
 mod growth;
 #[path = "support/hiccup.rs"]
 mod hiccup;
+#[path = "support/huge.rs"]
+mod huge;
 mod support;
 #[path = "keyed/texts.rs"]
 mod texts;
 
 use hashbrown::HashMap;
+use huge::HugeCells;
 use millstream::exchange::{ChannelOptions, Delivery, Receiver, RecordShape, Sender, channel};
 use millstream::graph::{BuildContext, EdgeRoot};
 use millstream::io::{SimDisk, SimDiskOptions, SimIo};
@@ -102,11 +105,12 @@ fn measure(keys: u64, updates: usize, runs: usize) -> Row {
     let context = backend.key_context();
     for key in 0..keys {
         peer.insert(key, [0; 2]);
-        limit.update(key, 0);
         state.put(&context.hash(&key), &[0; 2]).expect("the budget is large");
     }
+    let all: Vec<u64> = (0..keys).collect();
+    limit.update_batch(&all, 0);
     let mut operator = Operator::open();
-    operator.rate(&(0..keys).collect::<Vec<_>>());
+    operator.rate(&all);
     let mut seed = 1;
     let mut stream = vec![0u64; updates];
     let mut rates = [const { Vec::new() }; 6];
@@ -117,7 +121,7 @@ fn measure(keys: u64, updates: usize, runs: usize) -> Row {
             let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             *key = ((u128::from(z ^ (z >> 31)) * u128::from(keys)) >> 64) as u64;
         });
-        rates[0].push(rate(&stream, |batch| limit.update_batch(batch)));
+        rates[0].push(rate(&stream, |batch| limit.update_batch(batch, 1)));
         rates[1].push(rate(&stream, |batch| {
             for &key in batch {
                 let total = peer.entry(key).or_insert([0; 2]);
@@ -283,40 +287,36 @@ fn median(mut rates: Vec<f64>) -> f64 {
 /// The limit: what a table for exactly this job does, without growth, removal, key groups or snapshots.
 struct OpenTable {
     /// Key plus one (0 is free), count, sum.
-    cells: Vec<[u64; 3]>,
+    cells: HugeCells<[u64; 3]>,
     shift: u32,
 }
 
 impl OpenTable {
     fn new(keys: usize) -> Self {
         let len = (keys * 3 / 2).next_power_of_two();
-        Self { cells: vec![[0; 3]; len], shift: 64 - len.ilog2() }
-    }
-
-    fn home(&self, key: u64) -> usize {
-        (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize
-    }
-
-    fn update(&mut self, key: u64, count: u64) {
-        let mask = self.cells.len() - 1;
-        let mut at = self.home(key);
-        while self.cells[at][0] != 0 && self.cells[at][0] != key + 1 {
-            at = (at + 1) & mask;
-        }
-        let cell = &mut self.cells[at];
-        *cell = [key + 1, cell[1] + count, cell[2] + key];
+        Self { cells: HugeCells::new(len), shift: 64 - len.ilog2() }
     }
 
     /// Touches the cells of sixteen keys before it updates them, so that their misses overlap.
-    fn update_batch(&mut self, batch: &[u64]) {
+    fn update_batch(&mut self, batch: &[u64], count: u64) {
+        let (shift, cells) = (self.shift, self.cells.all());
+        let mask = cells.len() - 1;
+        let home = |key: u64| (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> shift) as usize;
         for group in batch.chunks(16) {
-            let touched = group.iter().fold(0, |sum, &key| sum ^ self.cells[self.home(key)][0]);
+            let touched = group.iter().fold(0, |sum, &key| sum ^ cells[home(key)][0]);
             black_box(touched);
-            group.iter().for_each(|&key| self.update(key, 1));
+            for &key in group {
+                let mut at = home(key);
+                while cells[at][0] != 0 && cells[at][0] != key + 1 {
+                    at = (at + 1) & mask;
+                }
+                let cell = &mut cells[at];
+                *cell = [key + 1, cell[1] + count, cell[2] + key];
+            }
         }
     }
 
-    fn checksum(&self) -> u64 {
-        self.cells.iter().fold(0, |sum, cell| sum.wrapping_add(cell[1] ^ cell[2]))
+    fn checksum(&mut self) -> u64 {
+        self.cells.all().iter().fold(0, |sum, cell| sum.wrapping_add(cell[1] ^ cell[2]))
     }
 }

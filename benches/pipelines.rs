@@ -19,6 +19,8 @@ mod by_hand;
 mod cache_line;
 #[path = "support/cpus.rs"]
 mod cpus;
+#[path = "support/huge.rs"]
+mod huge;
 #[path = "support/median.rs"]
 mod median;
 #[path = "support/open_table.rs"]
