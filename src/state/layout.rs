@@ -189,11 +189,15 @@ const fn used_max(slots: usize) -> usize {
     slots - slots.div_ceil(16)
 }
 
-/// Keys of 8 bytes are most keys: comparing them is one instruction, not a call.
+/// Short keys are compared word by word, without a call: one that is put together of several parts was stored that way, and the processor would wait
+/// with reading more at once until all stores before it are done.
 #[inline(always)]
 pub(super) fn is_same(a: &[u8], b: &[u8]) -> bool {
-    match (<&[u8; 8]>::try_from(a), <&[u8; 8]>::try_from(b)) {
-        (Ok(a), Ok(b)) => u64::from_le_bytes(*a) == u64::from_le_bytes(*b),
-        _ => a == b,
+    const WORDS_MAX: usize = 4;
+    let ((a_words, a_rest), (b_words, _)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    if a.len() != b.len() || !a_rest.is_empty() || a_words.len() > WORDS_MAX {
+        return a == b;
     }
+    let words = a_words.iter().zip(b_words);
+    words.fold(0, |differences, (a, b)| differences | (u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b))) == 0
 }

@@ -295,8 +295,8 @@ fn composite_key<'a, K: Key + ?Sized, N: Pod>(scratch: &'a mut Vec<u8>, key: &K,
 #[inline(always)]
 fn is_composite<K: Key + ?Sized, N: Pod>(composite: &[u8], key: &K, namespace: &N) -> bool {
     let (key, namespace) = (key.bytes(), bytemuck::bytes_of(namespace));
-    let key_len = composite.len() - namespace.len();
-    is_same(&composite[..key_len], key) && composite[key_len..] == *namespace
+    let (of_key, of_namespace) = composite.split_at(composite.len() - namespace.len());
+    is_same(of_key, key) && is_same(of_namespace, namespace)
 }
 
 #[cfg(test)]

@@ -250,19 +250,18 @@ impl Table {
         }
     }
 
-    /// The bytes of the value of a new fixed entry, to be filled in, where `change` said that it would go and nothing has happened since. `None`:
-    /// the page needs room first.
+    /// Gives a new fixed entry, whose value is to be filled in, its slot: where `change` said that it would go and nothing has happened since.
+    /// `false`: the page needs room first.
     #[inline(always)]
-    pub fn fill<L: Shaped>(&mut self, vacancy: EntryAt, hash: u64, key: &[u8]) -> Option<&mut [u8]> {
-        let layout @ Layout::Fixed(shape) = (const { L::LAYOUT }) else { return None };
+    pub fn fill<L: Shaped>(&mut self, vacancy: EntryAt, hash: u64, key: &[u8]) -> bool {
+        let layout @ Layout::Fixed(shape) = (const { L::LAYOUT }) else { return false };
         let EntryAt { page, at } = vacancy;
         if !self.fits_in(layout, page, at, shape.cell_len()) {
-            return None;
+            return false;
         }
         self.occupy(layout, vacancy, hash);
-        let bytes = self.pages[page].bytes_mut();
-        bytes[shape.key(at)].copy_from_slice(key);
-        Some(&mut bytes[shape.value(at)])
+        self.pages[page].bytes_mut()[shape.key(at)].copy_from_slice(key);
+        true
     }
 
     /// Marks a slot without a key as that of a key with this hash.

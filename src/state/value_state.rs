@@ -392,8 +392,8 @@ fn update_at<L: Shaped, V: StateValue>(
 /// Writes the value of an entry that is new or changes its length, or takes away the entry that lost its value; answers the value, and where a new
 /// fixed one went if that is known. Takes the parts of an address, because a whole one would be put together in memory before every
 /// update that does not come here.
-#[cold]
-#[inline(never)]
+// Always: a value whose address went elsewhere would lie in memory, for every update.
+#[inline(always)]
 fn settle<L: Shaped, V: StateValue>(
     table: &mut Table,
     group: KeyGroup,
@@ -402,17 +402,55 @@ fn settle<L: Shaped, V: StateValue>(
     vacancy: Option<EntryAt>,
     new: Option<V>,
 ) -> Result<(Option<V>, Option<EntryAt>), StateError> {
-    let address = Address { group, hash, kind: VALUE, key };
-    let Some(value) = &new else {
-        table.delete(address);
-        return Ok((new, None));
+    let Some(value) = new else {
+        delete(table, group, hash, key);
+        return Ok((None, None));
     };
-    if let Some(bytes) = vacancy.and_then(|vacancy| table.fill::<L>(vacancy, hash, key)) {
-        value.store(bytes);
-        return Ok((new, vacancy));
+    if let Layout::Slotted = const { L::LAYOUT } {
+        let written = write_slotted(table, group, hash, key, value);
+        return written.map(|value| (Some(value), None));
     }
-    table.write(address, value.len_bytes(), |out| value.store(out))?;
-    Ok((new, None))
+    let (bytes, entry) = room_for::<L>(table, group, hash, key, vacancy)?;
+    value.store(bytes);
+    Ok((Some(value), entry))
+}
+
+#[cold]
+#[inline(never)]
+fn delete(table: &mut Table, group: KeyGroup, hash: u64, key: &[u8]) {
+    table.delete(Address { group, hash, kind: VALUE, key });
+}
+
+#[inline(never)]
+fn write_slotted<V: StateValue>(
+    table: &mut Table,
+    group: KeyGroup,
+    hash: u64,
+    key: &[u8],
+    value: V,
+) -> Result<V, StateError> {
+    table.write(Address { group, hash, kind: VALUE, key }, value.len_bytes(), |out| value.store(out))?;
+    Ok(value)
+}
+
+/// The bytes of the value of a new fixed entry, to be filled in, and where it went if that is known.
+#[cold]
+#[inline(never)]
+fn room_for<'a, L: Shaped>(
+    table: &'a mut Table,
+    group: KeyGroup,
+    hash: u64,
+    key: &[u8],
+    vacancy: Option<EntryAt>,
+) -> Result<(&'a mut [u8], Option<EntryAt>), StateError> {
+    let Layout::Fixed(shape) = (const { L::LAYOUT }) else {
+        unreachable!("values of any length are written by others")
+    };
+    if let Some(vacancy) = vacancy.filter(|&vacancy| table.fill::<L>(vacancy, hash, key)) {
+        return Ok((&mut table.pages[vacancy.page].bytes_mut()[shape.value(vacancy.at)], Some(vacancy)));
+    }
+    let bytes = table.value_for(Address { group, hash, kind: VALUE, key }, shape.value_len, false)?;
+    Ok((bytes, None))
 }
 
 #[cfg(test)]
