@@ -23,8 +23,8 @@ use crate::time::{EventTimeMs, Watermark};
 use crate::window::{Slice, SlicedWindows};
 use std::marker::PhantomData;
 
-/// What the buckets take at most: half of a 2 MiB cache.
-const TABLE_BYTES_MAX: usize = 1 << 20;
+/// What the buckets take at most: half of a cache of 1 MiB.
+const TABLE_BYTES_MAX: usize = 1 << 19;
 /// And at most this share of the job's memory: every sender has a table, and a job short of memory rather combines less than fails.
 const BUDGET_SHARE: usize = 64;
 /// Whether records of the same keys come again is judged by so many at a time.
