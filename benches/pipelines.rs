@@ -9,7 +9,7 @@
 //! Kernels: a loop over the same records; a table for exactly these keys with prefetch, on two threads with batches handed over between
 //! them. All are interleaved, the median counts, and all must come to the same sum. Keys are uniform; each came once before the clock
 //! starts. `--only=chain`, `rolling`, `windows` or `sliding` runs a part, `--keys=N` other numbers of keys.
-//! `--counted=rolling`, `windows` or `sliding` with `--keys=N --records=N` runs the engine's job alone, once, on one slot: the instructions that
+//! `--counted=rolling`, `windows`, `sliding` or `sliding-max` with `--keys=N --records=N` runs the engine's job alone, once, on one slot: the instructions that
 //! `valgrind --tool=callgrind` counts in two lengths of it, subtracted, are those of the records between.
 #![allow(clippy::disallowed_methods, reason = "a bench reads clocks and starts threads itself")]
 
@@ -88,12 +88,14 @@ fn argument(name: &str) -> Option<String> {
 fn counted(part: &str) {
     let number = |name, default| argument(name).and_then(|text| text.parse().ok()).unwrap_or(default);
     let (keys, records) = (number("--keys=", 10_000), number("--records=", 1_000_000));
-    let stream = KeyedStream { keys, records, per_second: if part == "sliding" { 100 * keys } else { 10 * keys } };
+    let stream =
+        KeyedStream { keys, records, per_second: if part.starts_with("sliding") { 100 * keys } else { 10 * keys } };
     let job = match part {
         "rolling" => workloads::rolling_sum,
         "windows" => workloads::tumbling_sum,
         "sliding" => |stream, slots| workloads::windowed_sum(stream, slots, ten_seconds_every_20_ms()),
-        other => panic!("--counted={other}: rolling, windows or sliding"),
+        "sliding-max" => |stream, slots| workloads::windowed_max(stream, slots, ten_seconds_every_20_ms()),
+        other => panic!("--counted={other}: rolling, windows, sliding or sliding-max"),
     };
     println!("{part}, {keys} keys, {records} records: {:?}", job(stream, 1));
 }

@@ -125,10 +125,44 @@ fn windows_that_go_on_from_the_one_before_equal_those_of_a_map() {
 }
 
 #[test]
-fn windows_merged_anew_from_their_slices_equal_those_of_a_map() {
+fn windows_out_of_which_nothing_can_be_taken_equal_those_of_a_map() {
     for seed in 100..145 {
         let workload = Workload::of(seed);
         let largest = Max::of(|event: &Event| event.n % 97);
         workload.check(&format!("largest-{seed}"), largest, |events| events.iter().map(|event| event.n % 97).max());
+    }
+}
+
+/// A sum that leaves it open whether the order of merging tells.
+#[derive(Clone)]
+struct SumInOrder;
+
+impl Aggregate<Event> for SumInOrder {
+    type Accumulator = i64;
+    type Out = i64;
+
+    fn create(&self) -> i64 {
+        0
+    }
+
+    fn add(&self, sum: &mut i64, event: &Event) {
+        *sum += event.n;
+    }
+
+    fn merge(&self, sum: &mut i64, other: &i64) {
+        *sum += other;
+    }
+
+    fn result(&self, sum: &i64) -> i64 {
+        *sum
+    }
+}
+
+#[test]
+fn windows_merged_in_order_equal_those_of_a_map() {
+    for seed in 200..245 {
+        let workload = Workload::of(seed);
+        workload
+            .check(&format!("in-order-{seed}"), SumInOrder, |events| events.iter().map(|event| event.n).sum::<i64>());
     }
 }

@@ -5,7 +5,7 @@
 
 use millstream::Record;
 use millstream::engine::{Engine, JobOptions};
-use millstream::operator::Sum;
+use millstream::operator::{Aggregate, Max, Sum};
 use millstream::record::Stamp;
 use millstream::sink::Callback;
 use millstream::source::Generator;
@@ -138,17 +138,36 @@ pub fn tumbling_sum(stream: KeyedStream, slots: u32) -> Outcome {
 
 /// One sum for each key and window.
 pub fn windowed_sum(stream: KeyedStream, slots: u32, windows: SlicedWindows) -> Outcome {
-    let (job, seen) = (Job::new("windowed-sum"), Arc::new(Seen::default()));
+    windowed(stream, slots, windows, Sum::of(|record: &Keyed| record.sum as i64), |sum| sum as u64)
+}
+
+/// The largest number of each key and window: unlike a sum it cannot be taken out of a window again.
+pub fn windowed_max(stream: KeyedStream, slots: u32, windows: SlicedWindows) -> Outcome {
+    let spread = |record: &Keyed| (record.key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as i64;
+    windowed(stream, slots, windows, Max::of(spread), |largest| largest.unwrap_or_default() as u64)
+}
+
+fn windowed<A: Aggregate<Keyed>>(
+    stream: KeyedStream,
+    slots: u32,
+    windows: SlicedWindows,
+    aggregate: A,
+    number: fn(A::Out) -> u64,
+) -> Outcome
+where
+    A::Out: Copy + Send,
+{
+    let (job, seen) = (Job::new("windowed"), Arc::new(Seen::default()));
     let mut tally = Tally::new(&seen);
     job.source("keys", Generator::new(|n: u64| n).in_splits(slots).count(stream.total()))
         .event_time(move |n: &u64| EventTimeMs(stream.at_ms(*n)), Watermarks::monotonous())
         .map(move |n: &u64| Keyed { key: stream.key(*n), sum: 1 })
         .key_by("by-key", |record: &Keyed| record.key)
         .window(windows)
-        .aggregate("sum", Sum::of(|record: &Keyed| record.sum as i64))
+        .aggregate("aggregate", aggregate)
         .sink(
             "tally",
-            Callback::new(move |_: &Stamp, result: &WindowResult<u64, i64>| tally.add(square(result.value as u64))),
+            Callback::new(move |_: &Stamp, result: &WindowResult<u64, A::Out>| tally.add(square(number(result.value)))),
         );
     // The clock starts when the first window fires.
     let first_window = windows.slide_ms() as u64 * stream.per_second / 1_000;

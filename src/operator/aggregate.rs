@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 /// Summarises records of type `V` in an accumulator of fixed size.
 pub trait Aggregate<V>: Clone + Send + Sync + 'static {
     /// What is remembered; part of every checkpoint.
-    type Accumulator: FixedValue;
+    type Accumulator: FixedValue + Clone;
     /// What comes out.
     type Out: 'static;
     /// Whether merging gives the same accumulator, bit for bit, in any order and grouping: that of integers does, that of f64 does not, as it
@@ -16,6 +16,7 @@ pub trait Aggregate<V>: Clone + Send + Sync + 'static {
     const MERGES_IN_ANY_ORDER: bool = false;
     /// Whether [`retract`](Self::retract) undoes `merge`, bit for bit; needs `MERGES_IN_ANY_ORDER`. Overlapping windows of such an aggregate are
     /// not merged anew: each is the one before with what has come since and without what has gone, however many slices it has.
+    /// Those of another that merges in any order cost a few merges for each slice that comes or goes; those of the rest merge all their slices.
     const RETRACTS: bool = false;
 
     /// The accumulator of no records.

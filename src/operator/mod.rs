@@ -21,6 +21,7 @@ mod process;
 mod reduce;
 mod running_window;
 mod sink_stage;
+mod slice_queue;
 mod spare_memory;
 mod stage;
 mod window_aggregate;

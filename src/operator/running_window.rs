@@ -1,12 +1,14 @@
 //! What the last window of a key group held, key by key, so that the next one is made of it: of what enters and what leaves.
 //!
 //! Here: the keys in the order of their bytes, which slices each has, and what they add up to where that can be taken out again
-//! (`Aggregate::RETRACTS`). Not here: slices and firing (`window_aggregate`), which slices are new (`window_ends`). Nothing of this is in a
-//! checkpoint: after a restore, or where there was no memory for it, a window is made of all its slices.
+//! (`Aggregate::RETRACTS`); where it cannot, the queue of the slices (`slice_queue`). Not here: slices and firing (`window_aggregate`), which
+//! slices are new (`window_ends`). Nothing of this is in a checkpoint: after a restore, or where there was no memory for it, a window is made of
+//! all its slices.
 //!
 //! Semantics: "subtract on evict" of Tangwongsan et al. 2015, General Incremental Sliding-Window Aggregation, over slices.
 
 use super::key_list::{KeyCursor, KeyList, KeySlice};
+use super::slice_queue::SliceQueue;
 use crate::record::Key;
 use crate::state::Spot;
 use std::cmp::Ordering;
@@ -57,15 +59,27 @@ impl SliceSet {
 
 /// What a window holds of a key that the next one goes on from.
 pub(super) struct Kept<T> {
+    /// None where there is a queue, which knows better.
     pub slices: SliceSet,
-    /// How many accumulators the sum is of; 0 where they cannot be taken out again, and there is no sum.
+    /// How many accumulators the sum is of, where they can be taken out again.
     pub accumulators: u32,
+    /// Of all accumulators, or of those behind the mark of the queue.
     pub sum: Option<T>,
+    /// The accumulators where they cannot be taken out of a sum again.
+    pub queue: SliceQueue,
+}
+
+impl<T> Kept<T> {
+    /// Whether the next window goes on without the key.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.slices.is_empty() && self.queue.is_empty()
+    }
 }
 
 impl<T> Default for Kept<T> {
     fn default() -> Self {
-        Self { slices: SliceSet::default(), accumulators: 0, sum: None }
+        Self { slices: SliceSet::default(), accumulators: 0, sum: None, queue: SliceQueue::default() }
     }
 }
 
@@ -101,6 +115,15 @@ impl<T> RunningWindow<T> {
         Some((self.keys.at(self.front)?, self.kept.get(self.front_nth)?))
     }
 
+    /// The key at the front, and what is kept of it to be changed.
+    ///
+    /// # Panics
+    /// Asserts that the keys are of this type.
+    #[inline]
+    pub fn front_mut<K: Key + ?Sized>(&mut self) -> Option<(&K, &mut Kept<T>)> {
+        Some((self.keys.at(self.front)?, self.kept.get_mut(self.front_nth)?))
+    }
+
     /// Takes out the key at the front; also answers where its newest slice was.
     ///
     /// # Panics
@@ -127,6 +150,11 @@ impl<T> RunningWindow<T> {
     fn advance(&mut self) {
         self.front = self.keys.behind(self.front);
         self.front_nth += 1;
+    }
+
+    /// The queues of all keys.
+    pub fn queues(&mut self) -> impl Iterator<Item = &mut SliceQueue> {
+        self.kept.iter_mut().map(|kept| &mut kept.queue)
     }
 
     /// Puts a key behind those that come before it in the order of their bytes.

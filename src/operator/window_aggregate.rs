@@ -3,7 +3,7 @@
 //! A record is added to the one slice it lies in; a window that is complete merges its slices. One accumulator per key and slice, whatever the
 //! overlap; one timer per key group and window end (`window_ends`). A window fires when the watermark reaches its last millisecond, key group
 //! by key group: where the state is larger than its memory the pages of one key group are read once for all of its keys. It goes on from
-//! what the window before held (`running_window`): of an aggregate that retracts only those slices are read that enter or leave.
+//! what the window before held (`running_window`): only those slices are read that enter or leave.
 //!
 //! A record too late for some of its windows and in time for others (its split's clock has passed the ends of the first) counts in
 //! the others only. Such records have accumulators of their own, by how many windows they miss, so that what a window holds
@@ -17,6 +17,7 @@ use super::key_list::{Behind, KeyList, KeySlice};
 use super::keyed::{KeyedRecord, KeyedStage};
 use super::output::SideGate;
 use super::running_window::{Kept, RunningWindow, SliceSet};
+use super::slice_queue::SliceQueues;
 use super::spare_memory::SpareMemory;
 use super::window_ends::{Listed, Relisting, WindowEnds};
 use super::{ChainContext, Flow, Signal, Stage};
@@ -65,6 +66,8 @@ struct Firing<T> {
     /// The number of its newest slice, and the slices that it is the last to hold.
     newest: i64,
     leaving: SliceSet,
+    /// The number of the newest of these.
+    leaving_through: i64,
     /// The keys with slices that enter, or all with all their slices.
     keys: KeyList,
     /// The next of the keys.
@@ -112,6 +115,8 @@ pub struct WindowAggregate<K: Key + ?Sized + ToOwned, R: Record, A: Aggregate<R:
     /// Of each key group what its last window held, if that is known.
     running: Vec<Option<RunningWindow<A::Accumulator>>>,
     running_memory: SpareMemory,
+    /// Their slices, of an aggregate that does not retract.
+    queues: SliceQueues<A::Accumulator>,
     /// Empty again, for the next window.
     spare: RunningWindow<A::Accumulator>,
     watermark: Watermark,
@@ -161,6 +166,7 @@ where
             firing: None,
             running: key_groups.iter().map(|_| Some(RunningWindow::default())).collect(),
             running_memory,
+            queues: SliceQueues::default(),
             spare: RunningWindow::default(),
             watermark: Watermark::MIN,
             slice: windows.slice_at(0),
@@ -232,7 +238,7 @@ where
     /// Fires the window of the next key, if there is one: in the order of keys, those that the window before held and those that are listed.
     #[inline]
     fn fire(&mut self, cx: &mut ChainContext<'_>, firing: &mut Firing<A::Accumulator>) -> bool {
-        let Firing { window, group, keys, next, leaving, before, after, .. } = firing;
+        let Firing { window, group, keys, next, leaving, leaving_through, before, after, .. } = firing;
         let order = before.cmp_front(keys, *next);
         // Most keys of a window with many slices: nothing comes and nothing goes.
         if A::RETRACTS
@@ -241,6 +247,17 @@ where
             && !slices.meets(*leaving)
         {
             self.emit(cx, (key, *group), *window, sum);
+            before.hand_on(after);
+            return true;
+        }
+        if !A::RETRACTS
+            && order.is_lt()
+            && let Some((key, kept)) = before.front_mut::<K>()
+            && self.queues.oldest(&kept.queue).is_some_and(|oldest| oldest > *leaving_through)
+        {
+            if let Some(merged) = self.merge_queue(kept, None) {
+                self.emit(cx, (key, *group), *window, &merged);
+            }
             before.hand_on(after);
             return true;
         }
@@ -253,7 +270,7 @@ where
         firing: &mut Firing<A::Accumulator>,
         order: Ordering,
     ) -> bool {
-        let Firing { window, group, newest, keys, next, entering, before, after, .. } = firing;
+        let Firing { window, group, newest, leaving_through, keys, next, entering, before, after, .. } = firing;
         let held = if order.is_le() { before.pop_front::<K>() } else { None };
         let listed = || Some((keys.nth(*next)?, Kept::default(), Spot::UNKNOWN));
         let Some((key, mut kept, mut spot)) = held.or_else(listed) else { return false };
@@ -261,7 +278,9 @@ where
         let slices = order.is_ge().then(|| keys.slices_of(*next)).into_iter().flatten();
         let slices = slices.inspect(|_| *next += 1);
         if !A::RETRACTS {
-            if let Some(merged) = self.merge_anew(&of, slices, &mut kept) {
+            let merged = self.merge(&of, slices, &mut kept);
+            self.leave_queue(&of, *leaving_through, &mut kept);
+            if let Some(merged) = merged {
                 self.emit(cx, (key, *group), *window, &merged);
             }
         } else {
@@ -283,7 +302,7 @@ where
                 _ => {}
             }
         }
-        if !kept.slices.is_empty() {
+        if !kept.is_empty() {
             after.push_back(key, kept, spot);
         }
         true
@@ -343,11 +362,11 @@ where
             }
             None
         } else if windows.is_last(behind) {
-            read_slice(slices, of, start, spot, Reading::Take, nth, |part| merge(aggregate, passing, part));
+            read_slice(slices, of, start, spot, Reading::Take, nth, |part, _| merge(aggregate, passing, part));
             None
         } else {
             let before = kept.accumulators;
-            let found = read_slice(slices, of, start, spot, Reading::Get, nth, |part| {
+            let found = read_slice(slices, of, start, spot, Reading::Get, nth, |part, _| {
                 merge(aggregate, &mut kept.sum, part);
                 kept.accumulators += 1;
             });
@@ -372,7 +391,7 @@ where
             let number = of.newest - behind;
             if kept.slices.may_hold(number) {
                 let (start, nth) = (windows.slice_before(of.window.end, behind), windows.windows_before(behind));
-                read_slice(slices, of, start, spot, Reading::Take, nth, |part| {
+                read_slice(slices, of, start, spot, Reading::Take, nth, |part, _| {
                     merge(aggregate, &mut leaving, part);
                     kept.accumulators -= 1;
                 });
@@ -382,50 +401,138 @@ where
         leaving
     }
 
-    /// Merges all slices that a window has of a key, in the order of event time; `kept` says which the window before had, and then which the next
-    /// one has.
-    fn merge_anew(
+    /// Puts the slices that enter behind those of the window before, and merges all. Where the window before had no memory for them, or one enters
+    /// in front of another, the key's window begins anew.
+    #[inline]
+    fn merge(
         &mut self,
         of: &KeyedWindow<'_, K>,
         entering: impl Iterator<Item = KeySlice>,
         kept: &mut Kept<A::Accumulator>,
     ) -> Option<A::Accumulator> {
-        let mut known = std::mem::take(kept).slices;
-        let mut merged = None;
+        let (mut known, mut passing) = (kept.slices, None);
         for KeySlice { behind, spot } in entering {
             match behind.count() {
-                // The first ones of the key, in their order.
-                Some(behind) if known.is_empty() => self.merge_slice(of, behind, spot, kept, &mut merged),
+                Some(behind) if known.is_empty() && self.is_newest(of.newest - behind, kept) => {
+                    if !self.push_slice(of, behind, spot, kept, &mut passing) {
+                        known.insert(of.newest - behind);
+                    }
+                }
                 Some(behind) => known.insert(of.newest - behind),
                 None => known = SliceSet::ALL,
             }
         }
-        if !known.is_empty() {
-            for behind in (0..self.windows.slices_per_window() as i64).rev() {
-                if known.may_hold(of.newest - behind) {
-                    self.merge_slice(of, behind, Spot::UNKNOWN, kept, &mut merged);
-                }
+        if known.is_empty() {
+            return self.merge_queue(kept, passing);
+        }
+        self.queues.for_each(&kept.queue, |number| known.insert(number));
+        self.queues.clear(&mut kept.queue);
+        *kept = Kept::default();
+        let (mut merged, mut has_room) = (passing, true);
+        for behind in (0..self.windows.slices_per_window() as i64).rev() {
+            if known.may_hold(of.newest - behind) {
+                self.merge_slice(of, behind, kept, &mut merged, &mut has_room);
             }
         }
         merged
     }
 
+    /// Whether a slice is behind all that are in the queue.
     #[inline]
-    fn merge_slice(
+    fn is_newest(&self, number: i64, kept: &Kept<A::Accumulator>) -> bool {
+        self.queues.newest(&kept.queue).is_none_or(|newest| newest < number)
+    }
+
+    /// Puts a slice behind the others; if it is in this window only, and first, merges it with `passing` instead. Answers whether there was
+    /// memory; if not, part of it may be there.
+    #[inline]
+    fn push_slice(
         &mut self,
         of: &KeyedWindow<'_, K>,
         behind: i64,
         spot: Spot,
         kept: &mut Kept<A::Accumulator>,
-        merged: &mut Option<A::Accumulator>,
-    ) {
-        let Self { windows, aggregate, slices, .. } = self;
+        passing: &mut Option<A::Accumulator>,
+    ) -> bool {
+        let Self { windows, aggregate, slices, queues, running_memory, .. } = self;
         let (start, nth) = (windows.slice_before(of.window.end, behind), windows.windows_before(behind));
-        let is_last = windows.is_last(behind);
+        if kept.queue.is_empty() && windows.is_last(behind) {
+            read_slice(slices, of, start, spot, Reading::Take, nth, |part, _| merge(aggregate, passing, part));
+            return true;
+        }
+        let (number, mut has_room) = (of.newest - behind, true);
+        read_slice(slices, of, start, spot, Reading::Get, nth, |part, spot| {
+            if A::MERGES_IN_ANY_ORDER {
+                match &mut kept.sum {
+                    Some(sum) => aggregate.merge(sum, &part),
+                    None => kept.sum = Some(part.clone()),
+                }
+            }
+            has_room = has_room && queues.push(&mut kept.queue, (number, spot), part, running_memory);
+        });
+        has_room
+    }
+
+    /// What the queue of a key holds behind `passing`.
+    #[inline]
+    fn merge_queue(
+        &mut self,
+        kept: &mut Kept<A::Accumulator>,
+        passing: Option<A::Accumulator>,
+    ) -> Option<A::Accumulator> {
+        let Self { aggregate, queues, .. } = self;
+        let merge_two = |into: &mut _, from: &_| aggregate.merge(into, from);
+        if !A::MERGES_IN_ANY_ORDER {
+            return queues.in_order(&kept.queue, passing, merge_two);
+        }
+        let mut merged = queues.in_any_order(&mut kept.queue, &mut kept.sum, merge_two);
+        if let Some(passing) = passing {
+            merge(aggregate, &mut merged, passing);
+        }
+        merged
+    }
+
+    /// Takes out the slices of a key for which this window is the last.
+    #[inline]
+    fn leave_queue(&mut self, of: &KeyedWindow<'_, K>, through: i64, kept: &mut Kept<A::Accumulator>) {
+        let Self { windows, slices, queues, .. } = self;
+        let mut left = None;
+        while queues.oldest(&kept.queue).is_some_and(|oldest| oldest <= through) {
+            let Some((number, spot)) = queues.pop(&mut kept.queue) else { return };
+            if left.replace(number) != Some(number) {
+                let behind = of.newest - number;
+                let (start, nth) = (windows.slice_before(of.window.end, behind), windows.windows_before(behind));
+                read_slice(slices, of, start, spot, Reading::Take, nth, |_, _| {});
+            }
+        }
+    }
+
+    /// Merges a slice of a window that begins anew, in the order of event time. The next one goes on from a queue as long as there is room for it, and
+    /// otherwise knows which slices there are.
+    fn merge_slice(
+        &mut self,
+        of: &KeyedWindow<'_, K>,
+        behind: i64,
+        kept: &mut Kept<A::Accumulator>,
+        merged: &mut Option<A::Accumulator>,
+        has_room: &mut bool,
+    ) {
+        let Self { windows, aggregate, slices, queues, running_memory, .. } = self;
+        let (start, nth) = (windows.slice_before(of.window.end, behind), windows.windows_before(behind));
+        let (is_last, number) = (windows.is_last(behind), of.newest - behind);
         let reading = if is_last { Reading::Take } else { Reading::Get };
-        let found = read_slice(slices, of, start, spot, reading, nth, |part| merge(aggregate, merged, part));
-        if found.is_some() && !is_last {
-            kept.slices.insert(of.newest - behind);
+        let found = read_slice(slices, of, start, Spot::UNKNOWN, reading, nth, |part, spot| {
+            *has_room =
+                *has_room && (is_last || queues.push(&mut kept.queue, (number, spot), part.clone(), running_memory));
+            merge(aggregate, merged, part);
+        });
+        if *has_room || found.is_none() {
+            return;
+        }
+        queues.for_each(&kept.queue, |number| kept.slices.insert(number));
+        queues.clear(&mut kept.queue);
+        if !is_last {
+            kept.slices.insert(number);
         }
     }
 
@@ -460,7 +567,12 @@ where
         let Some((at, group)) = self.ends.next_due(watermark) else { return Ok(None) };
         let before = self.running_of(group).take();
         self.running_memory.used_bytes -= before.as_ref().map_or(0, RunningWindow::capacity_bytes);
-        let (mut keys, entering, before) = match (self.ends.take_list(at, group), before) {
+        let listed = self.ends.take_list(at, group);
+        let before = match (&listed, before) {
+            (Listed::GivenUp | Listed::Unknown, Some(before)) => self.forget(before),
+            (_, before) => before,
+        };
+        let (mut keys, entering, before) = match (listed, before) {
             (Listed::Keys(keys), Some(before)) => (keys, Entering::New, before),
             (Listed::Keys(_) | Listed::GivenUp, _) => {
                 (self.keys_with_slices(at, group, None)?, Entering::All, RunningWindow::default())
@@ -475,10 +587,17 @@ where
         keys.sort();
         let window = self.windows.window_ending(at.0 + 1);
         let newest = window.end.div_euclid(self.windows.slice_ms());
+        let leaving_through = newest - self.windows.last_behind().start;
         let mut leaving = SliceSet::default();
         self.windows.last_behind().for_each(|behind| leaving.insert(newest - behind));
         let after = std::mem::take(&mut self.spare);
-        Ok(Some(Firing { at, window, group, newest, leaving, keys, next: 0, entering, before, after }))
+        Ok(Some(Firing { at, window, group, newest, leaving, leaving_through, keys, next: 0, entering, before, after }))
+    }
+
+    /// What a window held is not gone on from.
+    fn forget(&mut self, mut window: RunningWindow<A::Accumulator>) -> Option<RunningWindow<A::Accumulator>> {
+        window.queues().for_each(|queue| self.queues.clear(queue));
+        None
     }
 
     fn running_of(&mut self, group: KeyGroup) -> &mut Option<RunningWindow<A::Accumulator>> {
@@ -517,6 +636,8 @@ where
         if self.running_memory.has_room_for(bytes) {
             self.running_memory.used_bytes += bytes;
             *self.running_of(group) = Some(after);
+        } else {
+            self.forget(after);
         }
         before.clear();
         self.spare = before;
@@ -560,6 +681,7 @@ where
     fn restore(&mut self) {
         self.ends.rebuild();
         self.running_memory.used_bytes = 0;
+        self.queues = SliceQueues::default();
         for (group, running) in self.ends.key_groups().iter().zip(&mut self.running) {
             *running = self.ends.is_empty(group).then(RunningWindow::default);
         }
@@ -597,7 +719,7 @@ fn merge<V, A: Aggregate<V>>(aggregate: &A, merged: &mut Option<A::Accumulator>,
     }
 }
 
-/// Calls `each` with the accumulators of a slice that count in the `nth` of its windows. Answers where the slice is, if the key has it.
+/// Calls `each` with the accumulators of a slice that count in the `nth` of its windows, and where the slice is. Answers where the slice is, if the key has it.
 #[inline]
 fn read_slice<K: Key + ?Sized, T: FixedValue>(
     slices: &mut NamespacedState<K, SliceKey, Both<SliceHeader, T>>,
@@ -606,7 +728,7 @@ fn read_slice<K: Key + ?Sized, T: FixedValue>(
     spot: Spot,
     reading: Reading,
     nth: i64,
-    mut each: impl FnMut(T),
+    mut each: impl FnMut(T, Spot),
 ) -> Option<Spot> {
     let mut read = |spot, missed| match reading {
         Reading::Get => slices.get_there(spot, key, *group, &SliceKey { start, missed }),
@@ -614,12 +736,12 @@ fn read_slice<K: Key + ?Sized, T: FixedValue>(
     };
     let (Both(header, accumulator), spot) = read(spot, 0)?;
     if header.holds == 1 {
-        each(accumulator);
+        each(accumulator, spot);
     }
     if header.missed_max > 0 {
         for missed in 1..=u64::from(header.missed_max).min(nth as u64) {
             if let Some((Both(_, part), _)) = read(Spot::UNKNOWN, missed) {
-                each(part);
+                each(part, spot);
             }
         }
     }
