@@ -179,6 +179,8 @@ where
     P: KeyedProcess<K, R::View>,
     N: Stage<P::Out>,
 {
+    // Always, as that of `Reduce`.
+    #[inline(always)]
     fn records<'a>(
         &mut self,
         cx: &mut ChainContext<'_>,

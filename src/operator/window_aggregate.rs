@@ -767,6 +767,8 @@ where
     A: Aggregate<R::View>,
     N: Stage<WindowResult<K::Owned, A::Out>>,
 {
+    // Always, as that of `Reduce`.
+    #[inline(always)]
     fn records<'a>(
         &mut self,
         cx: &mut ChainContext<'_>,
