@@ -219,7 +219,21 @@ fn a_damaged_page_costs_its_entries_only() {
     let sum = |inspected: &Value| states(inspected).iter().map(|(.., entries)| entries).sum::<u64>();
     assert!(sum(&part) > 0 && sum(&part) < sum(&whole), "{} of {}", sum(&part), sum(&whole));
     assert_eq!(code(&tool(&["diff"], &[&source, &copy])), 1);
-    assert_eq!(code(&tool(&["prune"], &[&copy])), 0, "nothing that pruning looks at is damaged");
+}
+
+#[test]
+fn a_directory_with_a_damaged_page_is_not_pruned() {
+    let scratch = Scratch::new("tools-prune-damaged");
+    let state = watched(&scratch, "a", 2).state;
+    let copy = scratch.join("copy");
+    assert!(tool(&["copy"], &[&state, &copy]).status.success());
+    let (path, mut bytes) = extents(&copy).into_iter().next().unwrap();
+    let at = bytes.iter().skip(64 + 200).position(|byte| *byte != 0).unwrap() + 64 + 200;
+    bytes[at] ^= 0x55;
+    std::fs::write(&path, &bytes).unwrap();
+    assert_eq!(code(&tool(&["ls"], &[&copy])), 0, "the manifest is intact");
+    let refused = tool(&["prune"], &[&copy]);
+    assert_eq!(code(&refused), 1, "{}", refused.stdout);
 }
 
 #[test]

@@ -19,9 +19,11 @@ pub struct Args {
 
 pub(super) fn run(tools: &mut Tools, args: &Args) -> Result<(), CliError> {
     is_directory(&args.dir)?;
-    let (summaries, damages) = checkpoint::list(&mut *tools.io, &tools.arena, &args.dir).map_err(unopened)?;
-    // What looks unneeded in a damaged directory may be what can still be rescued.
-    report(&args.dir, &damages)?;
+    let verified = checkpoint::verify(&mut *tools.io, &tools.arena, &args.dir).map_err(unopened)?;
+    // What looks unneeded in a damaged directory may be what can still be rescued: a job falls back to an older
+    // checkpoint where a block of a newer one is damaged, and manifests alone do not tell.
+    report(&args.dir, &verified.damages)?;
+    let (summaries, _) = checkpoint::list(&mut *tools.io, &tools.arena, &args.dir).map_err(unopened)?;
     let newest = summaries.first().ok_or_else(|| holds_nothing(&args.dir))?;
     let job = JobIdentity { name: newest.job_name.clone() };
     let keep = usize::try_from(args.keep).unwrap_or(usize::MAX);
