@@ -3,10 +3,11 @@
 //! ```text
 //!  this thread: ValueState (8 B key, 16 B value) -> barrier -> harvest --blocks--> store thread: CheckpointStore -> io_uring -> disk
 //! ```
-//! Bandwidth: a full checkpoint from barrier to commit, against 1 MiB writes past the page cache, four in flight, over a file that was
-//! written before. Bytes: those a checkpoint adds for each byte of a changed key and value, keys changed uniformly; without the images
+//! Bandwidth: a full checkpoint from barrier to commit, into new files and over files written before, against 1 MiB writes past the page
+//! cache, four in flight, into files like these. Bytes: those a checkpoint adds for each byte of a changed key and value, keys changed uniformly; without the images
 //! that later checkpoints take of pages with many deltas, and with them. Commit: barrier to commit with 1 MiB changed, against a bare
-//! write of 1 MiB and fdatasync. Not covered: what the records notice meanwhile (checkpoint_pause).
+//! write of 1 MiB and fdatasync. Not covered: what the records notice meanwhile (checkpoint_pause). `--only=full`, `bytes`, `scattered` or
+//! `small` runs a part.
 //!
 //! The floor of a commit. In sequence there are one round of writes (blocks, page map, manifest and superblock, in any order) and one of
 //! flushes (extent and superblock, at once), like the bare ones, and three hand-overs between threads: the last block, the completions, the
@@ -49,32 +50,57 @@ const VERTEX: &str = "bench";
 
 fn main() {
     let mut bench = Bench::start("checkpoint_store");
-    let (state_mib, runs) = if bench.is_quick() { (16, 1) } else { (256, 5) };
+    let (state_mib, runs) = if bench.is_quick() { (16, 1) } else { (256, 3) };
+    let only = std::env::args().find_map(|arg| Some(arg.strip_prefix("--only=")?.to_owned()));
+    let runs_part = |part: &str| only.as_ref().is_none_or(|only| only == part);
     let keys = (state_mib << 20) / 32;
-    let mut checkpoints = Checkpoints::open(keys);
     let mut queue = DiskQueue::open(if bench.is_quick() { 16 } else { 256 }).expect("target/ can be written");
-    let (mut raw, mut full) = (Vec::new(), Vec::new());
-    for _ in 0..runs {
-        raw.push(queue.write_mb_s(4).expect("target/ can be written"));
-        let made = checkpoints.make(SnapshotKind::Full);
-        full.push(made.bytes as f64 / 1e6 / made.took.as_secs_f64());
+    if ["full", "bytes", "scattered"].into_iter().any(runs_part) {
+        let mut checkpoints = Checkpoints::open(keys);
+        if runs_part("full") {
+            full_checkpoints(&mut bench, &mut queue, &mut checkpoints, &format!("{state_mib} MiB"), runs);
+        }
+        for (share, goal) in [(0.001, 1.6), (0.01, 1.5), (0.1, 1.3)].into_iter().filter(|_| runs_part("bytes")) {
+            bytes_written(&mut bench, &mut checkpoints, keys, share, goal);
+        }
+        if runs_part("scattered") {
+            commits(&mut bench, &mut queue, &mut checkpoints, &format!("1 MiB changed of {state_mib} MiB"));
+        }
     }
-    if let (Some(first), Some(last)) = (raw.first(), raw.last()) {
-        bench.probe("writes of 1 MiB, first and last", "MB/s", *first, *last);
+    if runs_part("small") {
+        let mut checkpoints = Checkpoints::open((MIB / CELL_BYTES) as u64);
+        commits(&mut bench, &mut queue, &mut checkpoints, "1 MiB changed, all there is");
     }
-    bench.figure(Figure {
-        limit: Some(middle(raw)),
-        goal: Some(0.8),
-        ..Figure::new(format!("full checkpoint, {state_mib} MiB"), "bandwidth", middle(full), "MB/s")
-    });
-    for (share, goal) in [(0.001, 1.6), (0.01, 1.5), (0.1, 1.3)] {
-        bytes_written(&mut bench, &mut checkpoints, keys, share, goal);
-    }
-    commits(&mut bench, &mut queue, &mut checkpoints, &format!("1 MiB changed of {state_mib} MiB"));
-    drop(checkpoints);
-    let mut checkpoints = Checkpoints::open((MIB / CELL_BYTES) as u64);
-    commits(&mut bench, &mut queue, &mut checkpoints, "1 MiB changed, all there is");
     bench.finish();
+}
+
+/// The bandwidth of full checkpoints, and of bare writes in between. The first ones fill new files, as every first checkpoint of a job does;
+/// later ones those of checkpoints that are no longer kept.
+fn full_checkpoints(bench: &mut Bench, queue: &mut DiskQueue, checkpoints: &mut Checkpoints, size: &str, runs: usize) {
+    let size_mib = if bench.is_quick() { 16 } else { 256 };
+    for (files, are_new) in [("new files", true), ("files written before", false)] {
+        if !are_new {
+            // Until nothing is left of the first ones.
+            for _ in 0..2 {
+                checkpoints.make(SnapshotKind::Full);
+            }
+        }
+        let (mut raw, mut full) = (Vec::new(), Vec::new());
+        for _ in 0..runs {
+            let rate = if are_new { DiskQueue::open(size_mib).map(|new| new.new_mb_s()) } else { queue.write_mb_s(4) };
+            raw.push(rate.expect("target/ can be written"));
+            let made = checkpoints.make(SnapshotKind::Full);
+            full.push(made.bytes as f64 / 1e6 / made.took.as_secs_f64());
+        }
+        if let (Some(first), Some(last)) = (raw.first(), raw.last()) {
+            bench.probe(&format!("writes of 1 MiB, {files}, first and last"), "MB/s", *first, *last);
+        }
+        bench.figure(Figure {
+            limit: Some(middle(raw)),
+            goal: Some(0.8),
+            ..Figure::new(format!("full checkpoint, {size}, {files}"), "bandwidth", middle(full), "MB/s")
+        });
+    }
 }
 
 /// From barrier to commit, and bare writes in between.

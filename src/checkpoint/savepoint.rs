@@ -184,7 +184,7 @@ impl SavepointCopy {
         let name = dir.file_name().ok_or_else(|| SavepointError::NoName { dir: dir.to_owned() })?;
         let mut unfinished = name.to_owned();
         unfinished.push(".tmp");
-        let options = StoreOptions { blocks_queued_max: 4, writes_in_flight_max: 4, ..options };
+        let options = StoreOptions { blocks_queued_max: 4, write_bytes_in_flight_max: 4 << 20, ..options };
         let phase = Phase::Looking(io.submit(IoOp::List { path: dir.to_owned() }));
         Ok(Self {
             contents,

@@ -32,10 +32,12 @@ impl CheckpointStore {
                 None => active.ops.push((token, op)),
                 Some(Ok(output)) => {
                     answers = true;
+                    active.ended(op);
                     self.succeeded(io, active, op, output);
                 }
                 Some(Err(error)) => {
                     answers = true;
+                    active.ended(op);
                     self.failed(active, op, error);
                 }
             }
@@ -85,7 +87,7 @@ impl CheckpointStore {
                 active.opening = None;
                 active.condemned.insert(number);
             }
-            Op::WriteExtent(number) | Op::SyncExtent(number) => {
+            Op::WriteExtent(number, _) | Op::SyncExtent(number) => {
                 active.condemned.insert(number);
             }
             Op::WriteSuperblock | Op::SyncSuperblock | Op::SyncDir => {}
@@ -132,10 +134,11 @@ impl CheckpointStore {
         if worked { Advance::Worked } else { Advance::Waiting }
     }
 
-    /// Gives waiting blocks a place and starts their writes, as many as may be in flight.
+    /// Gives waiting blocks a place and starts their writes, while the disk has not got all the bytes that may be in flight: counted in
+    /// writes, the short blocks of a small checkpoint would wait, and behind them page map and manifest, for each other's ends.
     fn place_queued(&mut self, io: &mut dyn Io, active: &mut Active) -> bool {
         let mut placed = false;
-        while active.ops.len() < self.options.writes_in_flight_max && active.failure.is_none() {
+        while active.in_flight_bytes < self.options.write_bytes_in_flight_max && active.failure.is_none() {
             let Some(queued) = active.queue.front() else { break };
             let len = queued.parts.iter().map(|part| part.len() as u64).sum::<u64>();
             let room = self.current.map_or(0, |extent| extent.len_bytes - extent.used_bytes);
@@ -200,7 +203,8 @@ impl CheckpointStore {
         for from in queued.parts {
             let part_len = from.len() as u64;
             let token = io.submit(IoOp::Write { file, offset, from });
-            active.ops.push((token, Op::WriteExtent(number)));
+            active.ops.push((token, Op::WriteExtent(number, part_len)));
+            active.in_flight_bytes += part_len;
             offset += part_len;
         }
     }

@@ -61,8 +61,8 @@ pub struct StoreOptions {
     pub deltas_max: usize,
     /// Checkpoints after which the whole page map is written again.
     pub page_map_deltas_max: usize,
-    /// Writes in flight.
-    pub writes_in_flight_max: usize,
+    /// Bytes in flight to the disk, but for the write that reaches it.
+    pub write_bytes_in_flight_max: u64,
     /// Blocks waiting to be written, beyond those in flight.
     pub blocks_queued_max: usize,
     /// Bytes of pieces that are asked to move out of nearly dead extents per checkpoint.
@@ -83,7 +83,7 @@ impl Default for StoreOptions {
             one_flush_bytes_max: 4 << 20,
             deltas_max: 64,
             page_map_deltas_max: 16,
-            writes_in_flight_max: 8,
+            write_bytes_in_flight_max: 8 << 20,
             blocks_queued_max: 16,
             move_bytes_max: 8 << 20,
             verify_everything: false,
@@ -260,6 +260,8 @@ struct Active {
     pair: usize,
     superblock_written: bool,
     new_bytes: u64,
+    /// Of `new_bytes`, those whose writes have not ended.
+    in_flight_bytes: u64,
     /// The extent that was being filled at the beginning.
     began_in: Option<Extent>,
     /// Extents written to.
@@ -310,7 +312,8 @@ struct Queued {
 
 #[derive(Clone, Copy, Debug)]
 enum Op {
-    WriteExtent(u32),
+    /// Into which extent, and how many bytes.
+    WriteExtent(u32, u64),
     /// Gives a spare extent its new name; the old number.
     RenameExtent(u32),
     OpenExtent,
@@ -529,10 +532,18 @@ impl Active {
             pair: 0,
             superblock_written: false,
             new_bytes: 0,
+            in_flight_bytes: 0,
             began_in,
             touched: BTreeMap::new(),
             created: BTreeMap::new(),
             condemned: BTreeSet::new(),
+        }
+    }
+
+    /// An operation ended, well or not.
+    fn ended(&mut self, op: Op) {
+        if let Op::WriteExtent(_, len_bytes) = op {
+            self.in_flight_bytes -= len_bytes;
         }
     }
 
