@@ -50,7 +50,7 @@ const VERTEX: &str = "bench";
 
 fn main() {
     let mut bench = Bench::start("checkpoint_store");
-    let (state_mib, runs) = if bench.is_quick() { (16, 1) } else { (256, 3) };
+    let (state_mib, runs) = if bench.is_quick() { (16, 1) } else { (256, 5) };
     let only = std::env::args().find_map(|arg| Some(arg.strip_prefix("--only=")?.to_owned()));
     let runs_part = |part: &str| only.as_ref().is_none_or(|only| only == part);
     let keys = (state_mib << 20) / 32;
