@@ -53,6 +53,7 @@ mod page_hash;
 mod pager;
 mod piece;
 mod prefetch;
+mod recent;
 mod reducing_state;
 mod residency;
 mod restore;

@@ -55,8 +55,10 @@ mod tests {
     use super::*;
     use crate::checkpoint::{CheckpointId, PieceBlock, PieceKind};
     use crate::memory::{Arena, ArenaOptions, MemoryBudget};
+    use crate::record::Key;
+    use crate::sim::Rng;
     use crate::state::table::EntryAt;
-    use crate::state::{KeyGroupRange, ValueState};
+    use crate::state::{Grouped, KeyContext, KeyGroupRange, KeyHash, ValueState};
 
     type Pieces = Vec<(PageKey, PieceKind, Vec<u8>)>;
 
@@ -147,5 +149,46 @@ mod tests {
             page.bytes_mut()[value.start] ^= 1;
         };
         assert_eq!(differing_pages(write), 1);
+    }
+
+    /// Updates every key by one; keys whose count is `last` are removed.
+    fn count(state: &ValueState<u64, u64>, context: KeyContext, numbers: &[u64], last: u64) {
+        let of = |key: &u64| KeyHash::of(key.bytes(), context.hash(key).group);
+        let records = numbers.iter().map(|key| (Grouped { key, group: context.hash(key).group }, ()));
+        let next = |(), old: Option<u64>| Some(old.unwrap_or(0) + 1).filter(|count| *count < last);
+        state.update_each(numbers.iter().map(of), records, next, |(), _| {}).unwrap();
+    }
+
+    #[test]
+    fn keys_found_where_they_were_last_are_updated_as_by_looking_them_up() {
+        let mut found = 0;
+        for seed in 0..4 {
+            let mut random = Rng::new(seed);
+            let (mut states, state) = backend();
+            let (context, mut counts, mut pieces) = (states.key_context(), BTreeMap::new(), Pieces::new());
+            // More and more keys: pages split, keys move. Some go, the slots of which others take.
+            for frame in 0..600u64 {
+                let keys = 10 + frame * 10;
+                let numbers: Vec<u64> = (0..100).map(|_| random.below(keys)).collect();
+                count(&state, context, &numbers, 5);
+                for key in numbers {
+                    let next = counts.get(&key).unwrap_or(&0) + 1;
+                    if next < 5 {
+                        counts.insert(key, next)
+                    } else {
+                        counts.remove(&key)
+                    };
+                }
+                if random.below(20) == 0 {
+                    snapshot(&mut states, frame + 1, &mut pieces);
+                }
+            }
+            found += usize::from(state.table.borrow().recent.is_kept());
+            snapshot(&mut states, 601, &mut pieces);
+            (0..6_010)
+                .for_each(|key| assert_eq!(state.get(&context.hash(&key)), counts.get(&key).copied(), "{seed} {key}"));
+            assert!(restored_contents(&pieces) == states.page_contents(), "{seed}: a change that no snapshot has");
+        }
+        assert_eq!(found, 4, "nothing was remembered");
     }
 }

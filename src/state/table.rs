@@ -11,10 +11,11 @@ use super::fixed_page::FixedShape;
 use super::layout::{Layout, Shaped, is_same};
 use super::migrate::Migration;
 use super::page::{
-    DELETED, EMPTY, IMAGE, LANES, LISTED, PAGE_LEN, PAGE_LEN_STEP, Page, PageBytes, Probe, SlotAt, Tags, control_bits,
-    first_empty, first_lane, has_empty, lane_bit, live_lanes, probe, tag_of,
+    DELETED, EMPTY, GROUPS_START, IMAGE, LANES, LISTED, PAGE_LEN, PAGE_LEN_STEP, Page, PageBytes, Probe, SlotAt, Tags,
+    control_bits, first_empty, first_lane, has_empty, lane_bit, live_lanes, probe, tag_of,
 };
 use super::prefetch::Home;
+use super::recent::Recent;
 use super::residency::{Residency, give_up_task};
 use super::runs::Runs;
 use super::slotted_page::{self, CellHead};
@@ -49,6 +50,8 @@ pub(super) struct Table {
     pub(super) given_up: Option<StateError>,
     /// Which pages are in memory.
     pub(super) residency: Residency,
+    /// Where keys were found last.
+    pub(super) recent: Recent,
     /// How to find what has expired, if entries do.
     pub(super) sweep: Option<Sweep>,
     /// What it may be stored as by former versions of the program.
@@ -98,7 +101,7 @@ impl Spot {
     /// How many bits it takes.
     pub(crate) const BITS: u32 = 32 + Self::SLOT_BITS;
     /// A page has at most so many slots.
-    const SLOT_BITS: u32 = 14;
+    pub(super) const SLOT_BITS: u32 = 14;
 
     pub(super) fn of(entry: EntryAt) -> Self {
         Self { page: entry.page as u32, slot: entry.at.slot() as u16 }
@@ -138,6 +141,7 @@ impl Table {
             changed: Vec::new(),
             given_up: None,
             residency: Residency::default(),
+            recent: Recent::default(),
             sweep: None,
             migrations: Vec::new(),
             runs: None,
@@ -227,6 +231,30 @@ impl Table {
             }
             Sought::Absent(vacancy) => (change(None), vacancy),
         }
+    }
+
+    /// The value of a fixed entry, to be overwritten, if it lies here and has changed before in this epoch: then nothing else is to be done.
+    #[inline(always)]
+    pub fn changing_at<L: Shaped>(&mut self, entry: EntryAt, key: &[u8]) -> Option<&mut [u8]> {
+        let Layout::Fixed(shape) = (const { L::LAYOUT }) else { return None };
+        let EntryAt { page, at: SlotAt { group, lane } } = entry;
+        let page = self.pages.get_mut(page)?;
+        let control = GROUPS_START + group * shape.stride;
+        let entries = page.bytes_mut().get_mut(control..control + shape.stride)?;
+        let cell = shape.cell_in_group(lane);
+        let is_there = entries[lane] > DELETED
+            && control_bits(entries) & lane_bit(lane, self.parity & 1) != 0
+            && is_same(&entries[cell.start..cell.start + shape.key_len], key);
+        is_there.then(|| &mut entries[cell.start + shape.key_len..cell.end])
+    }
+
+    /// Marks a fixed entry as changed; answers where it lies.
+    #[inline(never)]
+    pub fn touch_key<L: Shaped>(&mut self, group: KeyGroup, key: &[u8]) -> Option<EntryAt> {
+        let layout = const { L::LAYOUT };
+        let entry = self.find(layout, Address::of(group, VALUE, key))?;
+        self.touch(layout, entry);
+        Some(entry)
     }
 
     #[inline(never)]

@@ -5,6 +5,7 @@ use super::entries::{VALUE, check_chunk, is_key};
 use super::layout::{Layout, Shaped};
 use super::migrate::{Convert, Migration, converting};
 use super::prefetch::{Home, LOOK_AHEAD, Place, next_group};
+use super::recent::{Recent, Spots};
 use super::slotted_page::VALUE_LEN_MAX;
 use super::table::{Address, EntryAt, Table};
 use super::ttl::{Lifetime, STAMP_LEN};
@@ -197,6 +198,15 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
         mut updated: impl FnMut(R, &V),
     ) -> Result<(), StateError> {
         let table = &mut *self.table.borrow_mut();
+        if const { Self::REMEMBERS }
+            && !table.is_worth_fetching()
+            && let Some(mut spots) = table.recent.take(table.arena.budget())
+        {
+            let ended = update_recent(table, &mut spots, records, &mut change, &mut updated);
+            let (sought, missed) = *ended.as_ref().unwrap_or(&(0, 0));
+            table.recent.give_back(spots, sought, missed);
+            return ended.map(drop);
+        }
         let mut places = [Place { hash: 0, home: Home::NOWHERE }; LOOK_AHEAD];
         loop {
             let mut len = 0;
@@ -223,6 +233,12 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
             }
         }
     }
+
+    /// Whether it may be remembered where keys were found.
+    const REMEMBERS: bool = match Self::LAYOUT {
+        Layout::Fixed(shape) => Recent::is_for(shape.key_len),
+        Layout::Slotted => false,
+    };
 
     /// Where the key's value is to be looked for.
     #[inline(always)]
@@ -319,6 +335,48 @@ fn update_group<'a, K: Key + ?Sized, V: StateValue, R: Copy>(
         }
     }
     Ok(())
+}
+
+/// Updates keys one after the other, and goes first where each was found last. Answers how many there were, and how many were not there.
+#[inline(always)]
+fn update_recent<'a, K: Key + ?Sized, V: StateValue, R: Copy>(
+    table: &mut Table,
+    spots: &mut Spots,
+    mut records: impl Iterator<Item = (Grouped<'a, K>, R)>,
+    change: &mut impl FnMut(R, Option<V>) -> Option<V>,
+    updated: &mut impl FnMut(R, &V),
+) -> Result<(usize, usize), StateError> {
+    let (mut sought, mut missed) = (0, 0);
+    // Not a loop: the compiler copies `try_for_each` into here, and calls `next` of an iterator that it needs twice.
+    records.try_for_each(|(Grouped { key, group }, record)| {
+        sought += 1;
+        let bytes = key.bytes();
+        let place = Spots::place_of(bytes);
+        let mut entry = spots.get(place);
+        let new = loop {
+            if let Some(value) = table.changing_at::<ValueState<K, V>>(entry, bytes) {
+                let new = change(record, V::load(value));
+                match &new {
+                    Some(new) => new.store(value),
+                    None => delete(table, group, Hashed::in_group(key, group).hash, bytes),
+                }
+                break new;
+            }
+            missed += 1;
+            // Now it is there, unless there is no such key.
+            let Some(found) = table.touch_key::<ValueState<K, V>>(group, bytes) else {
+                let hash = Hashed::in_group(key, group).hash;
+                break settle::<ValueState<K, V>, V>(table, group, hash, bytes, None, change(record, None))?.0;
+            };
+            entry = found;
+            spots.set(place, found);
+        };
+        if let Some(new) = &new {
+            updated(record, new);
+        }
+        Ok(())
+    })?;
+    Ok((sought, missed))
 }
 
 /// Replaces the value of an entry by what `change` makes of it; `None` is no value. The table is one of `L`, and `home` that of the entry.
