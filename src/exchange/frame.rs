@@ -11,7 +11,7 @@
 //! The records' event times are counted from `base`. Frames follow each other from the beginning of a segment, each at a multiple of 16
 //! bytes, none crosses its end. An in-band event has `len` 0 and carries its value in `clock`. Native little-endian; frames never leave the process.
 
-use super::record_shape::{RecordRefs, RecordShape, TimeBase};
+use super::record_shape::{Known, RecordRefs, RecordShape, Shaped, TimeBase};
 use crate::checkpoint::CheckpointId;
 use crate::record::Stamp;
 use crate::time::EventTimeMs;
@@ -122,9 +122,10 @@ impl<'a> RecordFrame<'a> {
     /// # Panics
     /// Asserts that it is the shape of this frame's records.
     #[inline(always)]
-    pub fn records_of(&self, shape: RecordShape) -> RecordRefs<'a> {
-        assert!(shape == self.shape, "a frame of {:?} where {shape:?} was expected", self.shape);
-        shape.read(self.records, self.header.base)
+    pub fn records_of<T: Shaped>(&self) -> RecordRefs<'a, Known<T>> {
+        let expected = T::shape();
+        assert!(expected == self.shape, "a frame of {:?} where {expected:?} was expected", self.shape);
+        RecordRefs::known(self.records, self.header.base)
     }
 
     /// The frame of records behind this one on the same channel, if it is already known: for those that look ahead.

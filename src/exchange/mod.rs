@@ -22,6 +22,6 @@ pub use input_gate::{ChannelIndex, InputGate};
 pub use output_gate::OutputGate;
 pub use partitioner::{KeyGroupOwners, Partitioner, Targets};
 pub use receiver::Receiver;
-pub use record_shape::{RecordRef, RecordRefs, RecordShape};
+pub use record_shape::{RecordRef, RecordRefs, RecordShape, Shaped};
 pub use segment::{Refreshed, SEGMENT_LEN_BYTES, SegmentReader, SegmentWriter, pair};
 pub use sender::Sender;

@@ -13,6 +13,7 @@
 use crate::state::KeyGroup;
 use crate::time::EventTimeMs;
 use bytemuck::{Pod, Zeroable};
+use std::marker::PhantomData;
 
 const FIXED_ALIGN_BYTES: usize = 8;
 const SIZED_ALIGN_BYTES: usize = 16;
@@ -48,10 +49,22 @@ pub struct RecordRef<'a> {
 
 /// The records of one frame.
 #[derive(Clone, Debug)]
-pub struct RecordRefs<'a> {
+pub struct RecordRefs<'a, L = Layout> {
     rest: &'a [u8],
-    layout: Layout,
+    layout: L,
     base: TimeBase,
+}
+
+/// A type of records that all have the same shape.
+pub trait Shaped {
+    /// How they lie in a frame.
+    fn shape() -> RecordShape;
+}
+
+/// What says where the parts of the next record lie.
+pub trait LayoutOf: Copy {
+    /// It says so.
+    fn layout(self) -> Layout;
 }
 
 /// From where the event times of a frame count: as far before its first record as others may lie behind it. Times wrap around.
@@ -93,9 +106,36 @@ impl RecordHead {
 
 /// Where the parts of a record lie, computed once per frame for fixed records.
 #[derive(Clone, Copy, Debug)]
-enum Layout {
+pub enum Layout {
     Fixed { len: usize, key_len: usize, payload_at: usize, payload_len: usize },
     Sized,
+}
+
+/// That of a type. It takes no memory, so the compiler has the lengths at hand wherever a record is read: those in memory are loaded and
+/// compared again for each.
+#[derive(Debug)]
+pub struct Known<T>(PhantomData<fn() -> T>);
+
+impl LayoutOf for Layout {
+    #[inline(always)]
+    fn layout(self) -> Layout {
+        self
+    }
+}
+
+impl<T> Clone for Known<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Known<T> {}
+
+impl<T: Shaped> LayoutOf for Known<T> {
+    #[inline(always)]
+    fn layout(self) -> Layout {
+        T::shape().layout()
+    }
 }
 
 /// A shape in one word; of sized records another one than that of any lengths.
@@ -125,16 +165,28 @@ impl RecordShape {
     }
 
     #[inline(always)]
-    pub(super) fn read(self, records: &[u8], base: TimeBase) -> RecordRefs<'_> {
-        let layout = match self {
+    fn layout(self) -> Layout {
+        match self {
             Self::Fixed { key_len, payload_len } => {
                 let (key_len, payload_len) = (key_len as usize, payload_len as usize);
                 let payload_at = fixed_payload_at(key_len);
                 Layout::Fixed { len: fixed_len(key_len, payload_len), key_len, payload_at, payload_len }
             }
             Self::Sized => Layout::Sized,
-        };
-        RecordRefs { rest: records, layout, base }
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn read(self, records: &[u8], base: TimeBase) -> RecordRefs<'_> {
+        RecordRefs { rest: records, layout: self.layout(), base }
+    }
+}
+
+impl<'a, T: Shaped> RecordRefs<'a, Known<T>> {
+    /// Records of this type.
+    #[inline(always)]
+    pub(super) fn known(records: &'a [u8], base: TimeBase) -> Self {
+        Self { rest: records, layout: Known(PhantomData), base }
     }
 }
 
@@ -178,13 +230,13 @@ pub(super) fn write_sized(into: &mut [u8], head: RecordHead, key: &[u8], payload
     into[sized_payload_at(key.len())..][..payload.len()].copy_from_slice(payload);
 }
 
-impl<'a> Iterator for RecordRefs<'a> {
+impl<'a, L: LayoutOf> Iterator for RecordRefs<'a, L> {
     type Item = RecordRef<'a>;
 
     // Always: out of line, the caller cannot keep the cursor in registers, which costs as much as reading the record.
     #[inline(always)]
     fn next(&mut self) -> Option<RecordRef<'a>> {
-        match self.layout {
+        match self.layout.layout() {
             Layout::Fixed { len, key_len, payload_at, payload_len } => {
                 let (record, rest) = self.rest.split_at_checked(len)?;
                 self.rest = rest;

@@ -1,7 +1,7 @@
 //! Keyed stages: the head of a chain behind a keyed exchange, where every record comes with its key.
 
 use super::{ChainContext, Flow, Signal};
-use crate::exchange::{RecordFrame, RecordRef};
+use crate::exchange::{RecordFrame, RecordRef, RecordShape, Shaped};
 use crate::graph::{ChainRoot, EdgeRoot};
 use crate::record::{Key, Record};
 use crate::state::{Grouped, Hashed, KeyContext, StateBackend, StateError};
@@ -62,6 +62,13 @@ impl<K: ?Sized, R: Record> Clone for KeyedRecord<'_, K, R> {
 }
 
 impl<K: ?Sized, R: Record> Copy for KeyedRecord<'_, K, R> {}
+
+impl<K: Key + ?Sized, R: Record> Shaped for KeyedRecord<'_, K, R> {
+    #[inline(always)]
+    fn shape() -> RecordShape {
+        R::shape(K::FIXED_LEN)
+    }
+}
 
 /// A frame's pages are asked for once for every so many that are in memory, then it is delivered whether they are there or not: where
 /// memory holds few, each that comes sends another one away.
@@ -145,7 +152,7 @@ impl<K: Key + ?Sized, R: Record, S: KeyedStage<K, R>> EdgeRoot for KeyedHead<K, 
 
     fn records(&mut self, cx: &mut ChainContext<'_>, frame: &RecordFrame<'_>) {
         let (keys, damage) = (self.keys, Cell::new(None));
-        let records = frame.records_of(R::shape(K::FIXED_LEN));
+        let records = frame.records_of::<KeyedRecord<'static, K, R>>();
         let records = records.map_while(|record| read(keys, record).map_err(|error| damage.set(Some(error))).ok());
         self.stage.records(cx, frame, records);
         if let Some(damage) = damage.into_inner() {

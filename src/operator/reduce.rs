@@ -46,7 +46,7 @@ where
     ) {
         let Self { operator, function, reduced, next } = self;
         let stamp = frame.stamp(EventTimeMs::MIN);
-        let ahead = frame.records_of(T::shape(K::FIXED_LEN));
+        let ahead = frame.records_of::<KeyedRecord<'static, K, T>>();
         let updated = reduced.update_each(
             ahead.map(|record| KeyHash::of(record.key, record.group)),
             records.map(|record| (record.key, (record.at, record.view))),

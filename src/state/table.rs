@@ -238,9 +238,14 @@ impl Table {
     pub fn changing_at<L: Shaped>(&mut self, entry: EntryAt, key: &[u8]) -> Option<&mut [u8]> {
         let Layout::Fixed(shape) = (const { L::LAYOUT }) else { return None };
         let EntryAt { page, at: SlotAt { group, lane } } = entry;
-        let page = self.pages.get_mut(page)?;
-        let control = GROUPS_START + group * shape.stride;
-        let entries = page.bytes_mut().get_mut(control..control + shape.stride)?;
+        let entries = self
+            .pages
+            .get_mut(page)?
+            .bytes_mut()
+            .get_mut(GROUPS_START + group * shape.stride..)?
+            .get_mut(..shape.stride)?;
+        // So that the compiler sees that its cell is among them.
+        let lane = lane % LANES;
         let cell = shape.cell_in_group(lane);
         let is_there = entries[lane] > DELETED
             && control_bits(entries) & lane_bit(lane, self.parity & 1) != 0
