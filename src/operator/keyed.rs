@@ -151,13 +151,31 @@ impl<K: Key + ?Sized, R: Record, S: KeyedStage<K, R>> EdgeRoot for KeyedHead<K, 
     }
 
     fn records(&mut self, cx: &mut ChainContext<'_>, frame: &RecordFrame<'_>) {
-        let (keys, damage) = (self.keys, Cell::new(None));
-        let records = frame.records_of::<KeyedRecord<'static, K, R>>();
-        let records = records.map_while(|record| read(keys, record).map_err(|error| damage.set(Some(error))).ok());
-        self.stage.records(cx, frame, records);
+        let damage = Cell::new(None);
+        let refs = frame.records_of::<KeyedRecord<'static, K, R>>();
+        self.stage.records(cx, frame, KeyedRecords { refs, keys: self.keys, damage: &damage, _record: PhantomData });
         if let Some(damage) = damage.into_inner() {
             cx.fail("exchange", damage);
         }
+    }
+}
+
+/// The records of a frame up to one that cannot be read.
+struct KeyedRecords<'a, 'd, K: ?Sized, R, I> {
+    refs: I,
+    keys: KeyContext,
+    /// What is wrong with that one.
+    damage: &'d Cell<Option<String>>,
+    _record: PhantomData<fn() -> (&'a R, &'a K)>,
+}
+
+impl<'a, K: Key + ?Sized, R: Record, I: Iterator<Item = RecordRef<'a>>> Iterator for KeyedRecords<'a, '_, K, R, I> {
+    type Item = KeyedRecord<'a, K, R>;
+
+    // Always: a stage asks for the next one in more than one place, and a call costs as much as reading the record.
+    #[inline(always)]
+    fn next(&mut self) -> Option<Self::Item> {
+        read(self.keys, self.refs.next()?).map_err(|error| self.damage.set(Some(error))).ok()
     }
 }
 

@@ -49,9 +49,10 @@ where
         let ahead = frame.records_of::<KeyedRecord<'static, K, T>>();
         let updated = reduced.update_each(
             ahead.map(|record| KeyHash::of(record.key, record.group)),
-            records.map(|record| (record.key, (record.at, record.view))),
-            |(_, record), stored| Some(stored.map_or(*record, |stored| function(&stored, record))),
-            |(at, _), reduced| next.record(cx, &Stamp { at, ..stamp }, reduced),
+            records,
+            |record| record.key,
+            |record, stored| Some(stored.map_or(*record.view, |stored| function(&stored, record.view))),
+            |record, reduced| next.record(cx, &Stamp { at: record.at, ..stamp }, reduced),
         );
         if let Err(error) = updated {
             cx.fail(operator, error);

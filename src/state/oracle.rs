@@ -154,9 +154,16 @@ mod tests {
     /// Updates every key by one; keys whose count is `last` are removed.
     fn count(state: &ValueState<u64, u64>, context: KeyContext, numbers: &[u64], last: u64) {
         let of = |key: &u64| KeyHash::of(key.bytes(), context.hash(key).group);
-        let records = numbers.iter().map(|key| (Grouped { key, group: context.hash(key).group }, ()));
-        let next = |(), old: Option<u64>| Some(old.unwrap_or(0) + 1).filter(|count| *count < last);
-        state.update_each(numbers.iter().map(of), records, next, |(), _| {}).unwrap();
+        let next = |_, old: Option<u64>| Some(old.unwrap_or(0) + 1).filter(|count| *count < last);
+        state
+            .update_each(
+                numbers.iter().map(of),
+                numbers.iter(),
+                |key| Grouped { key: *key, group: context.hash(*key).group },
+                next,
+                |_, _| {},
+            )
+            .unwrap();
     }
 
     #[test]

@@ -4,8 +4,7 @@
 //! Here: a table, found by a cheaper hash, that says in four bytes where in the pages a key was. Whoever goes there looks at the key: an entry
 //! may have moved since, and keys share a place, the later one has it. Not here: updates (`value_state`). Nothing of this is in a checkpoint.
 
-use super::page::SlotAt;
-use super::table::{EntryAt, Spot};
+use super::table::Spot;
 use crate::memory::{MemoryBudget, Reservation};
 
 /// How many keys are remembered: 128 KiB, an eighth of a cache of 1 MiB.
@@ -113,16 +112,14 @@ impl Spots {
 
     /// Where a key of this place was.
     #[inline(always)]
-    pub fn get(&self, place: usize) -> EntryAt {
-        let bits = self.spots[place % SPOTS];
-        let (page, slot) = (bits >> Spot::SLOT_BITS, bits & ((1 << Spot::SLOT_BITS) - 1));
-        EntryAt { page: page as usize, at: SlotAt::of(slot as usize) }
+    pub fn get(&self, place: usize) -> Spot {
+        Spot::from_bits(u64::from(self.spots[place % SPOTS]))
     }
 
     /// A key of this place is here. Pages of greater numbers than fit are other pages, where the key will not be.
     #[inline(always)]
-    pub fn set(&mut self, place: usize, entry: EntryAt) {
-        self.spots[place % SPOTS] = (entry.page as u32) << Spot::SLOT_BITS | entry.at.slot() as u32;
+    pub fn set(&mut self, place: usize, spot: Spot) {
+        self.spots[place % SPOTS] = spot.to_bits() as u32;
     }
 }
 

@@ -101,7 +101,7 @@ impl Spot {
     /// How many bits it takes.
     pub(crate) const BITS: u32 = 32 + Self::SLOT_BITS;
     /// A page has at most so many slots.
-    pub(super) const SLOT_BITS: u32 = 14;
+    const SLOT_BITS: u32 = 14;
 
     pub(super) fn of(entry: EntryAt) -> Self {
         Self { page: entry.page as u32, slot: entry.at.slot() as u16 }
@@ -235,17 +235,15 @@ impl Table {
 
     /// The value of a fixed entry, to be overwritten, if it lies here and has changed before in this epoch: then nothing else is to be done.
     #[inline(always)]
-    pub fn changing_at<L: Shaped>(&mut self, entry: EntryAt, key: &[u8]) -> Option<&mut [u8]> {
+    pub fn changing_at<L: Shaped>(&mut self, spot: Spot, key: &[u8]) -> Option<&mut [u8]> {
         let Layout::Fixed(shape) = (const { L::LAYOUT }) else { return None };
-        let EntryAt { page, at: SlotAt { group, lane } } = entry;
+        let (page, SlotAt { group, lane }) = (spot.page as usize, SlotAt::of(usize::from(spot.slot)));
         let entries = self
             .pages
             .get_mut(page)?
             .bytes_mut()
             .get_mut(GROUPS_START + group * shape.stride..)?
             .get_mut(..shape.stride)?;
-        // So that the compiler sees that its cell is among them.
-        let lane = lane % LANES;
         let cell = shape.cell_in_group(lane);
         let is_there = entries[lane] > DELETED
             && control_bits(entries) & lane_bit(lane, self.parity & 1) != 0
@@ -255,11 +253,11 @@ impl Table {
 
     /// Marks a fixed entry as changed; answers where it lies.
     #[inline(never)]
-    pub fn touch_key<L: Shaped>(&mut self, group: KeyGroup, key: &[u8]) -> Option<EntryAt> {
+    pub fn touch_key<L: Shaped>(&mut self, group: KeyGroup, key: &[u8]) -> Option<Spot> {
         let layout = const { L::LAYOUT };
         let entry = self.find(layout, Address::of(group, VALUE, key))?;
         self.touch(layout, entry);
-        Some(entry)
+        Some(Spot::of(entry))
     }
 
     #[inline(never)]

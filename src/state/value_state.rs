@@ -193,7 +193,8 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
     pub(crate) fn update_each<'a, R: Copy>(
         &self,
         mut ahead: impl Iterator<Item = KeyHash>,
-        mut records: impl Iterator<Item = (Grouped<'a, K>, R)>,
+        mut records: impl Iterator<Item = R>,
+        key_of: impl Fn(&R) -> Grouped<'a, K>,
         mut change: impl FnMut(R, Option<V>) -> Option<V>,
         mut updated: impl FnMut(R, &V),
     ) -> Result<(), StateError> {
@@ -202,7 +203,7 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
             && !table.is_worth_fetching()
             && let Some(mut spots) = table.recent.take(table.arena.budget())
         {
-            let ended = update_recent(table, &mut spots, records, &mut change, &mut updated);
+            let ended = update_recent(table, &mut spots, records, key_of, &mut change, &mut updated);
             let (sought, missed) = *ended.as_ref().unwrap_or(&(0, 0));
             table.recent.give_back(spots, sought, missed);
             return ended.map(drop);
@@ -220,11 +221,11 @@ impl<K: Key + ?Sized, V: StateValue> ValueState<K, V> {
             fetch_cells(table, const { Self::LAYOUT }, places.iter());
             let mut have_ended = len == 0;
             let placed = places.iter().map_while(|&place| {
-                let Some((key, record)) = records.next() else {
+                let Some(record) = records.next() else {
                     have_ended = true;
                     return None;
                 };
-                Some((place, key, record))
+                Some((place, key_of(&record), record))
             });
             update_group(table, placed, &mut change, &mut updated)?;
             // Those behind a record that cannot be read are not: their places are others'.
@@ -342,19 +343,20 @@ fn update_group<'a, K: Key + ?Sized, V: StateValue, R: Copy>(
 fn update_recent<'a, K: Key + ?Sized, V: StateValue, R: Copy>(
     table: &mut Table,
     spots: &mut Spots,
-    mut records: impl Iterator<Item = (Grouped<'a, K>, R)>,
+    records: impl Iterator<Item = R>,
+    key_of: impl Fn(&R) -> Grouped<'a, K>,
     change: &mut impl FnMut(R, Option<V>) -> Option<V>,
     updated: &mut impl FnMut(R, &V),
 ) -> Result<(usize, usize), StateError> {
     let (mut sought, mut missed) = (0, 0);
-    // Not a loop: the compiler copies `try_for_each` into here, and calls `next` of an iterator that it needs twice.
-    records.try_for_each(|(Grouped { key, group }, record)| {
+    for record in records {
         sought += 1;
+        let Grouped { key, group } = key_of(&record);
         let bytes = key.bytes();
         let place = Spots::place_of(bytes);
-        let mut entry = spots.get(place);
+        let mut spot = spots.get(place);
         let new = loop {
-            if let Some(value) = table.changing_at::<ValueState<K, V>>(entry, bytes) {
+            if let Some(value) = table.changing_at::<ValueState<K, V>>(spot, bytes) {
                 let new = change(record, V::load(value));
                 match &new {
                     Some(new) => new.store(value),
@@ -368,14 +370,13 @@ fn update_recent<'a, K: Key + ?Sized, V: StateValue, R: Copy>(
                 let hash = Hashed::in_group(key, group).hash;
                 break settle::<ValueState<K, V>, V>(table, group, hash, bytes, None, change(record, None))?.0;
             };
-            entry = found;
+            spot = found;
             spots.set(place, found);
         };
         if let Some(new) = &new {
             updated(record, new);
         }
-        Ok(())
-    })?;
+    }
     Ok((sought, missed))
 }
 
@@ -531,9 +532,17 @@ mod tests {
             let records = std::iter::from_fn(|| {
                 let key = numbers.get(nth)?;
                 nth += 1;
-                (nth - 1 != refused).then_some((Grouped { key, group: keys.hash(key).group }, ()))
+                (nth - 1 != refused).then_some(key)
             });
-            state.update_each(numbers.iter().map(of), records, |(), _| Some(refused as u64), |(), _| {}).unwrap();
+            state
+                .update_each(
+                    numbers.iter().map(of),
+                    records,
+                    |key| Grouped { key: *key, group: keys.hash(*key).group },
+                    |_, _| Some(refused as u64),
+                    |_, _| {},
+                )
+                .unwrap();
             let updated = numbers.iter().filter(|key| state.get(&keys.hash(*key)) == Some(refused as u64)).count();
             assert_eq!(updated, refused);
             numbers.iter().for_each(|key| {
